@@ -1,0 +1,51 @@
+# Two commands: `make demo` and `make test`. Each does all its own set-up in .venv.
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTHON ?= python3
+export PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD := 1
+
+.PHONY: help demo test lint format bench screenshots clean
+
+help:
+	@echo "make demo         run the demo: a sick training in, a diagnosis and a report out"
+	@echo "make test         run the tests"
+	@echo "make lint         ruff, pyright and the import contracts"
+	@echo "make bench        overhead and detection benchmarks (several minutes)"
+	@echo "make screenshots  pictures of the demo's report, in docs/images (needs chromium)"
+
+# the core only: what a user installs
+$(VENV)/.core: pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(VENV)/.core
+
+demo: $(VENV)/.core
+	$(VENV)/bin/gradiometer demo
+
+test: $(VENV)/.dev
+	$(PY) -m pytest
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.dev
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/.dev
+	$(PY) benchmarks/detection.py
+	$(PY) benchmarks/overhead.py
+
+screenshots: $(VENV)/.dev
+	$(PY) docs/screenshots.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

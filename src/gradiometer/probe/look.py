@@ -1,0 +1,364 @@
+"""One look: everything measured during one sampled step, until its rows are written."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gradiometer.probe import graph, signals
+from gradiometer.probe.recorder import Recorder
+from gradiometer.probe.signals import NAN, ActivationKind, QuietUnits, Scalar
+from gradiometer.probe.sites import MAX_SITES, Names, activation_of, first_tensor, is_site, role_of, unit_dimension
+from gradiometer.record.frames import Flag, Group
+
+LINK_LOOKS: Final = 8
+"""Looks whose graph is searched for what is connected with what; later ones only when they bring new sites."""
+MAX_CALLS: Final = 64
+"""Calls of one module within one forward pass that get rows of their own (a cell unrolled in time, a shared ReLU)."""
+
+
+@dataclass(slots=True)
+class SiteRow:
+    """What one output site gathered in this look; sums over forward passes of the step."""
+
+    index: int
+    order: int
+    output: list[Scalar] | None = None
+    gradient: list[Scalar] | None = None
+
+    def add_output(self, values: list[Scalar]) -> None:
+        """Add the statistics of one forward pass."""
+        self.output = values if self.output is None else _merge(self.output, values, 6)
+
+    def add_gradient(self, values: list[Scalar]) -> None:
+        """Add the statistics of one backward pass."""
+        self.gradient = values if self.gradient is None else _merge(self.gradient, values, None)
+
+
+def _merge(old: list[Scalar], new: list[Scalar], smallest: int | None) -> list[Scalar]:
+    """Add two rows column by column; the column ``smallest`` takes the minimum."""
+    merged = [a + b for a, b in zip(old, new, strict=True)]
+    if smallest is not None:
+        pair = [torch.as_tensor(v, dtype=torch.float64) for v in (old[smallest], new[smallest])]
+        value = torch.minimum(pair[0].to(pair[1].device), pair[1])
+        merged[smallest] = float(value) if value.device.type == "cpu" else value
+    return merged
+
+
+@dataclass(slots=True)
+class ParameterRow:
+    """What one parameter gathered in this look, and a copy of it from before the step."""
+
+    parameter: Tensor
+    index: int
+    flags: int
+    values: list[Scalar]
+    before: Tensor | None
+    factor: float
+
+
+class Covered(NamedTuple):
+    """The output of a module with a row of its own, by the autograd node that made it."""
+
+    label: str
+    model: str
+    site: int
+
+
+class Memory:
+    """What outlives a look: names, quiet units of each activation, sites that failed."""
+
+    def __init__(self, names: Names, recorder: Recorder) -> None:
+        self.names = names
+        self.recorder = recorder
+        self.quiet: dict[int, QuietUnits] = {}
+        self.failures: dict[str, str] = {}
+        self.current: Look | None = None
+        self.covered: dict[int, Covered] = {}
+        self.covered_before: dict[int, Covered] = {}
+        self.links_read = 0
+        self.linked: set[int] = set()
+
+    def new_look(self, look: Look | None) -> None:
+        """A step begins, looked at or not. Graphs may outlive one look (a GAN's generator), so two looks' are kept."""
+        self.current = look
+        if look is not None:
+            self.covered_before, self.covered = self.covered, {}
+
+
+@dataclass(slots=True)
+class Look:
+    """Everything measured during one sampled step.
+
+    Module hooks call `enter` and `leave`; the wrapped backward calls `read_graph`; the step hooks call
+    `measure_parameters` and `measure_updates`; `write` packs the rows.
+    """
+
+    step: int
+    memory: Memory
+    loss_scale: float = 1.0
+    hook_seconds: float = 0.0
+    hook_calls: int = 0
+    has_gradient: bool = False
+    evaluations: int = 0
+    muted: bool = False
+    rows: dict[int, SiteRow] = field(default_factory=dict[int, SiteRow])
+    parameters: dict[int, ParameterRow] = field(default_factory=dict[int, ParameterRow])
+    _stack: list[nn.Module] = field(default_factory=list[nn.Module])
+    _calls: dict[int, int] = field(default_factory=dict[int, int])
+    _opened: int = 0
+    _opaque: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    _channels_first: bool = False
+    _clock: int = 0
+
+    # ---- forward -----------------------------------------------------------------------------------------------------
+
+    def enter(self, module: nn.Module) -> None:
+        """A module's forward begins."""
+        if not self._stack:
+            if not self.memory.names.knows(module):
+                self.memory.names.adopt(module)
+            self._calls.clear()
+        self._stack.append(module)
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            self._opened = torch._C._autograd._get_sequence_nr()
+
+    def leave(self, module: nn.Module, output: Any) -> None:
+        """A module's forward has ended with ``output``."""
+        while self._stack and self._stack.pop() is not module:
+            pass  # an exception the user caught left inner modules on the stack
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            self._opaque.append((self._opened, torch._C._autograd._get_sequence_nr()))
+        recomputing = torch._C._current_graph_task_id() != -1  # activation checkpointing runs the forward again
+        with_grad = torch.is_grad_enabled()
+        if not with_grad and not module.training:
+            self.evaluations += 1
+            return
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)):  # pyright: ignore[reportPrivateUsage]
+            self._channels_first = True
+        elif isinstance(module, nn.Linear):
+            self._channels_first = False
+        if not is_site(module):
+            return
+        tensor = first_tensor(output)
+        if tensor is None or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return
+        if not self.memory.names.knows(module):
+            self.memory.names.adopt(module)
+        model, name = self.memory.names.module(module)
+        if self._is_alias(tensor):
+            return
+        call = self._calls.get(id(module), 0)
+        self._calls[id(module)] = call + 1
+        if call >= MAX_CALLS or self.memory.recorder.site_count > MAX_SITES:
+            return
+        label = f"{name or type(module).__name__}{f' #{call + 1}' if call else ''}"
+        unit = unit_dimension(tensor.shape, self._channels_first)
+        kind = activation_of(module)
+        index = self.memory.recorder.site(
+            model, "output", label, kind=type(module).__name__, role=role_of(module), module=name, units=tensor.shape[unit]
+        )
+        row = self.rows.get(index)
+        if row is None:
+            row = self.rows[index] = SiteRow(index, self._order_of(tensor))
+        if not recomputing or row.output is None:
+            self._measure_output(row, tensor, kind, unit, label)
+        if with_grad and tensor.requires_grad and tensor.grad_fn is not None:
+            self.memory.covered[tensor.grad_fn._sequence_nr()] = Covered(label, model, index)
+            tensor.register_hook(self._gradient_hook(row, label))
+
+    def _is_alias(self, tensor: Tensor) -> bool:
+        """A container that returns its last child's output, a module that returns its input."""
+        return tensor.grad_fn is not None and tensor.grad_fn._sequence_nr() in self.memory.covered
+
+    def _order_of(self, tensor: Tensor) -> int:
+        # without a graph (no_grad, frozen front) the order is that of the calls: just after what came before
+        self._clock = max(self._clock, tensor.grad_fn._sequence_nr() if tensor.grad_fn is not None else self._clock)
+        return self._clock
+
+    def _measure_output(self, row: SiteRow, tensor: Tensor, kind: ActivationKind | None, unit: int, label: str) -> None:
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            try:
+                x = signals.plain(tensor)
+                values = signals.output_statistics(x, kind, self.step)
+                dead: Scalar = NAN
+                examples: Scalar = NAN
+                if kind is not None and kind.zero_is_dead:
+                    quiet = self.memory.quiet.setdefault(row.index, QuietUnits())
+                    dead, examples, _ = quiet.update(x, unit)
+                row.add_output([*values, dead, examples])
+            except (RuntimeError, TypeError, NotImplementedError) as error:
+                self.memory.failures.setdefault(label, str(error).splitlines()[0])
+
+    def _gradient_hook(self, row: SiteRow, label: str) -> Any:
+        memory, index, order = self.memory, row.index, row.order
+
+        def hook(gradient: Tensor) -> None:
+            # a graph may outlive the step it was built in (a generator's output used by two losses): the gradient
+            # belongs to the step in which it flows
+            look = memory.current
+            if look is not None and not look.muted:
+                look.measure_gradient(look.rows.setdefault(index, SiteRow(index, order)), gradient, label)
+
+        return hook
+
+    def measure_gradient(self, row: SiteRow, gradient: Tensor, label: str) -> None:
+        """Add the gradient of an output. Called by autograd, possibly from another thread: never raises."""
+        began = time.perf_counter()
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            try:
+                row.add_gradient(signals.gradient_statistics(signals.plain(gradient), self.loss_scale))
+                self.has_gradient = True
+            except Exception as error:  # noqa: BLE001
+                self.memory.failures.setdefault(label, str(error).splitlines()[0] if str(error) else type(error).__name__)
+        self.hook_seconds += time.perf_counter() - began
+
+    # ---- backward ----------------------------------------------------------------------------------------------------
+
+    def read_graph(self, roots: Sequence[Tensor]) -> list[Tensor]:
+        """Find functional activations in the graph of the loss and hook their gradients; returns the leaves."""
+        nodes, leaves = graph.walk(roots)
+        covered = {**self.memory.covered_before, **self.memory.covered}
+        before = sorted(covered.items())
+        counts: dict[str, int] = {}
+        position, previous = 0, Covered("", "", -1)
+        sites = {order: covered.site for order, covered in before}
+        for found in graph.activations(nodes, set(covered)):
+            if any(low <= found.order < high for low, high in self._opaque):
+                continue  # the gates inside a recurrent layer are not the user's activations
+            while position < len(before) and before[position][0] < found.order:
+                previous = before[position][1]
+                position += 1
+            base = f"{previous.label} > {found.name}" if previous.label else found.name
+            counts[base] = counts.get(base, 0) + 1
+            label = base if counts[base] == 1 else f"{base} #{counts[base]}"
+            if counts[base] <= MAX_CALLS and self.memory.recorder.site_count <= MAX_SITES:
+                self._add_graph_site(found, label, previous.model, sites)
+        # the way through the network seldom changes: a few looks tell it, and whatever is new later
+        if self.memory.links_read < LINK_LOOKS or not self.memory.linked.issuperset(sites.values()):
+            self.memory.links_read += 1
+            self.memory.linked.update(sites.values())
+            for group in graph.connected(nodes, sites):
+                self.memory.recorder.link(group)
+        return leaves
+
+    def _add_graph_site(self, found: graph.GraphNode, label: str, model: str, sites: dict[int, int]) -> None:
+        activation = found.activation
+        assert activation is not None
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            try:
+                output = graph.saved_output(found.node, activation)
+            except (RuntimeError, TypeError, NotImplementedError) as error:
+                self.memory.failures.setdefault(label, str(error).splitlines()[0])
+                return
+        shape = output.shape if output is not None else torch.Size((1, 0))
+        unit = unit_dimension(shape, False)
+        role = "other" if activation.label == "exp" else "activation"
+        index = self.memory.recorder.site(
+            model, "output", label, kind=f"{activation.label}()", role=role, module="", units=shape[unit] if shape else 1
+        )
+        sites[found.order] = index
+        row = self.rows.get(index)
+        if row is None:
+            row = self.rows[index] = SiteRow(index, found.order)
+        if output is not None and output.ndim:
+            self._measure_output(row, output, activation.kind, unit, label)
+
+        def prehook(gradients: tuple[Tensor | None, ...]) -> None:
+            if gradients[0] is not None and self.memory.current is self and not self.muted:
+                self.measure_gradient(row, gradients[0], label)
+
+        found.node.register_prehook(prehook)
+
+    def end_of_pass(self) -> None:
+        """A backward pass has ended: the next forward counts its calls anew."""
+        self._stack.clear()
+        self._calls.clear()
+
+    # ---- parameters --------------------------------------------------------------------------------------------------
+
+    def measure_parameters(
+        self, parameters: Sequence[Tensor], scale: float, gradients: Sequence[Tensor | None] | None = None
+    ) -> None:
+        """Weights and gradients of parameters before the step, and a copy to tell the update by; once per parameter.
+
+        Args:
+            parameters: leaf tensors.
+            scale: loss scale still in the gradients (1 when they are unscaled).
+            gradients: their gradients; None takes ``.grad``.
+        """
+        names = self.memory.names
+        fresh = [p for p in parameters if id(p) not in self.parameters]
+        names.name_all(fresh)
+        given = {id(p): g for p, g in zip(parameters, gradients, strict=True)} if gradients is not None else None
+        rows: list[ParameterRow] = []
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            for parameter in fresh:
+                known = names.parameter(parameter)
+                if known is None or self.memory.recorder.site_count > MAX_SITES:
+                    continue
+                gradient = parameter.grad if given is None else given[id(parameter)]
+                before, factor = signals.strided(parameter)
+                index = self._parameter_site(parameter, known)
+                flags = int(Flag.NO_GRADIENT) if gradient is None else 0
+                row = ParameterRow(parameter, index, flags, [float(parameter.numel()), NAN, NAN, NAN], before, factor)
+                rows.append(row)
+                self.parameters[id(parameter)] = row
+            weights = signals.sums_of_squares([signals.plain(row.parameter) for row in rows])
+            with_gradient = [row for row in rows if not row.flags & Flag.NO_GRADIENT]
+            found = [row.parameter.grad if given is None else given[id(row.parameter)] for row in with_gradient]
+            squares = signals.sums_of_squares([signals.plain(g) for g in found if g is not None])
+            for row, weight in zip(rows, weights, strict=True):
+                row.values[1] = weight
+            for row, square in zip(with_gradient, squares, strict=True):
+                row.values[2] = square / scale**2
+
+    def _parameter_site(self, parameter: Tensor, known: tuple[str, str, str]) -> int:
+        model, module, name = known
+        facts = {"kind": f"{parameter.ndim}-d", "module": module, "units": parameter.numel()}
+        return self.memory.recorder.site(model, "parameter", name, trainable=parameter.requires_grad, **facts)
+
+    def gradient_norm(self) -> Scalar:
+        """Global norm of the gradients measured in this look; NaN without any."""
+        squares = [r.values[2] for r in self.parameters.values() if not r.flags & Flag.NO_GRADIENT]
+        if not squares or any(isinstance(s, Tensor) for s in squares):
+            return NAN
+        return math.sqrt(math.fsum(float(s) for s in squares)) if all(math.isfinite(float(s)) for s in squares) else NAN
+
+    def measure_updates(self, parameters: Sequence[Tensor]) -> None:
+        """How far the step moved the parameters that were measured before it."""
+        rows = [r for p in parameters if (r := self.parameters.get(id(p))) is not None and r.before is not None]
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            moved: list[Tensor] = []
+            for row in rows:
+                now, _ = signals.strided(row.parameter)
+                assert row.before is not None
+                moved.append(now.sub_(row.before) if now.shape == row.before.shape else now.zero_())
+                row.before = None
+            for row, square in zip(rows, signals.sums_of_squares(moved), strict=True):
+                row.values[3] = square * row.factor
+                row.flags |= int(Flag.ESTIMATED) if row.factor != 1.0 else 0
+
+    # ---- writing -----------------------------------------------------------------------------------------------------
+
+    def write_outputs(self) -> None:
+        """Queue the rows of output sites, in order of execution."""
+        for row in sorted(self.rows.values(), key=lambda r: r.order):
+            if row.output is not None:
+                self.memory.recorder.row(self.step, row.index, Group.OUTPUT, 0, row.output)
+            if row.gradient is not None:
+                self.memory.recorder.row(self.step, row.index, Group.GRADIENT, 0, row.gradient)
+        self.rows.clear()
+
+    def write_parameters(self, parameters: Sequence[Tensor] | None = None) -> None:
+        """Queue the rows of parameters (None: all measured)."""
+        chosen = list(self.parameters) if parameters is None else [id(p) for p in parameters if id(p) in self.parameters]
+        for key in chosen:
+            row = self.parameters[key]
+            self.memory.recorder.row(self.step, row.index, Group.PARAMETER, row.flags, list(row.values))

@@ -1,0 +1,439 @@
+"""The state machine between the taps and the record: what a step is, when to look, what to write.
+
+A step ends with the first optimizer step after a backward pass. Optimizers that step together after one backward share
+a step; optimizers that take turns (a GAN) get a step each. Without any optimizer object the backward pass is the clock.
+
+Vocabulary: a *look* measures one step. The look of the step just closed stays as the *trailing* look until the next
+backward pass, for a second optimizer that steps after the same backward, or for weights the script updates by hand.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from gradiometer.probe import graph, signals
+from gradiometer.probe.look import Look, Memory
+from gradiometer.probe.recorder import Recorder
+from gradiometer.probe.safety import EventLog
+from gradiometer.probe.sampler import Sampler
+from gradiometer.probe.signals import NAN, Scalar
+from gradiometer.probe.sites import Names
+from gradiometer.record.frames import LEDGER_SITE, Flag, Group
+
+HOOK_SECONDS: Final = 2.5e-6
+"""What one call of a module hook costs outside our own clock (torch's slower call path; measured with a no-op hook)."""
+UNSTEPPED_BACKWARDS: Final = 256
+"""Backward passes without any optimizer step after which the backward pass becomes the clock."""
+EVAL_PATIENCE: Final = 2000
+"""Forward calls in evaluation mode after which hooks that wait for a training forward come off until the next step."""
+MAX_AUTOPSIES: Final = 3
+"""Times the graph of a non-finite loss is searched for where it was born."""
+LOSS_JUMP: Final = 4.0
+"""A loss this many times its running mean asks for a look."""
+
+
+class Observer:
+    """Receives what the taps see. Every method may raise; the taps guard them and account their time.
+
+    Args:
+        folder: run folder, must exist.
+        sampler: decides which steps are looked at.
+        set_hooks: switches the module hooks on or off.
+        optimizers: optimizer objects that exist already.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sampler: Sampler,
+        set_hooks: Callable[[bool], None],
+        optimizers: Sequence[torch.optim.Optimizer] = (),
+    ) -> None:
+        self.events = EventLog(folder)
+        self.recorder = Recorder(folder)
+        self.names = Names()
+        self.own_seconds = 0.0
+        self.steps_taken = 0
+        self._memory = Memory(self.names, self.recorder)
+        self._sampler = sampler
+        self._set_hooks = set_hooks
+        self._live = [weakref.ref(o) for o in optimizers]
+        self._optimizers_known = False
+        self._compiled = False
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._began = time.perf_counter()
+        self.own_seconds = 0.0
+        self._step = 0
+        self._hooks_on = False
+        self._optimizers: dict[int, int] = {}
+        self._in_backward = False
+        self._in_step = False
+        self._stepping: list[Tensor] = []
+        self._last_optimizer = -1
+        self._rate = NAN
+        self._scale = 1.0
+        self._backwards_total = 0
+        self._unstepped = 0
+        self._autopsies = 0
+        self._loss_level = NAN
+        self._norm_cost = 0.0
+        self._look: Look | None = None
+        self._trailing: Look | None = None
+        self._burst = 0
+        self._new_step()
+
+    # ---- steps and looks -------------------------------------------------------------------------------------------
+
+    def _new_step(self) -> None:
+        self._backwards = 0
+        self._stepped_inside = False
+        self._losses: list[Scalar] = []
+        self._grad_norm: Scalar = NAN
+        self._clip = NAN
+        self._flags = 0
+        self._own_before = self.own_seconds
+        elapsed = time.perf_counter() - self._began
+        if self._burst > 0 or self._sampler.look_at(self._step, elapsed, self.own_seconds, self.recorder.stride):
+            # optimizers that take turns are looked at one after the other: one half of a GAN says little
+            self._burst = min(len(self._optimizers), 3) - 1 if self._burst <= 0 else self._burst - 1
+            self._look = Look(self._step, self._memory)
+        else:
+            self._look = None
+        self._memory.new_look(self._look)
+        self._hooks(self._look is not None)
+
+    def _close_step(self, flags: int, optimizer: int = -1) -> None:
+        """Write the current step and begin the next."""
+        look = self._look
+        loss = self._loss()
+        flags |= self._flags
+        if look is not None:
+            flags |= int(Flag.SAMPLED)
+            if isinstance(self._grad_norm, float) and math.isnan(self._grad_norm):
+                self._grad_norm = look.gradient_norm()
+            self.own_seconds += look.hook_seconds + look.hook_calls * HOOK_SECONDS
+        if isinstance(loss, float) and self._losses and not math.isfinite(loss):
+            flags |= int(Flag.NONFINITE)
+        important = look is not None or flags & int(Flag.NONFINITE | Flag.SKIPPED) or self._step < 20
+        if important or self._step % self.recorder.stride == 0:
+            elapsed = time.perf_counter() - self._began
+            row: list[Scalar] = [loss, self._rate, self._grad_norm, self._clip, self._scale, float(optimizer)]
+            row += [elapsed, self.own_seconds, float(self._backwards)]
+            self.recorder.row(self._step, LEDGER_SITE, Group.LEDGER, flags, row)
+        if look is not None:
+            look.write_outputs()
+            look.write_parameters()
+            self._report_failures()
+        if important:
+            self.recorder.flush_look()
+        else:
+            self.recorder.flush_if_due()
+        if look is not None:
+            self._sampler.looked(self._step, self.own_seconds - self._own_before, self.recorder.stride)
+        self._trailing = look
+        self._step += 1
+        self._new_step()
+
+    def _loss(self) -> Scalar:
+        if not self._losses:
+            return NAN
+        total = self._losses[0]
+        for value in self._losses[1:]:
+            total = total + value
+        return total
+
+    def _hooks(self, on: bool) -> None:
+        on = on and not self._compiled
+        if on != self._hooks_on:
+            self._set_hooks(on)
+            self._hooks_on = on
+
+    def optimizer_made(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer object exists."""
+        self._live.append(weakref.ref(optimizer))
+
+    def _find_clock(self, leaves: Sequence[Tensor]) -> None:
+        """The optimizer step is the clock when a live optimizer holds a leaf of the graph; else the backward pass is."""
+        wanted = {id(leaf) for leaf in leaves}
+        for reference in self._live:
+            optimizer = reference()
+            if optimizer is not None and any(id(p) in wanted for g in optimizer.param_groups for p in g["params"]):
+                self._optimizers_known = True
+                return
+
+    def compiling(self) -> None:
+        """torch.compile is in use. Module hooks would make it compile again, so they stay off."""
+        if not self._compiled:
+            self._compiled = True
+            self._hooks(False)
+            self.events.note(
+                "The model is compiled (torch.compile): module outputs inside are not measured, parameters are. "
+                "Run once without compiling to see every layer."
+            )
+
+    def check_process(self) -> None:
+        """After a fork this is another training: it gets a record of its own."""
+        if os.getpid() != self._pid:
+            self.recorder.check_process()
+            self._set_hooks(False)
+            self._start()
+
+    # ---- forward ---------------------------------------------------------------------------------------------------
+
+    def forward_enter(self, module: nn.Module) -> None:
+        """A module's forward begins (only while hooks are on)."""
+        if self._look is not None:
+            self._look.hook_calls += 1
+            self._look.enter(module)
+
+    def forward_leave(self, module: nn.Module, output: Any) -> None:
+        """A module's forward has ended (only while hooks are on)."""
+        look = self._look
+        if look is None:
+            return
+        look.hook_calls += 1
+        look.leave(module, output)
+        if look.evaluations > EVAL_PATIENCE:
+            look.evaluations = 0
+            self._hooks(False)
+            self._sampler.again()
+
+    # ---- backward --------------------------------------------------------------------------------------------------
+
+    def backward_begin(self, roots: Sequence[Tensor]) -> list[Tensor]:
+        """A backward pass from these tensors is about to run; returns the leaves of its graph if they are wanted."""
+        self.check_process()
+        if self._trailing is not None:
+            if not self._optimizers_known:
+                self._finish_by_hand(self._trailing)
+            self._trailing = None
+        if self._backwards_total == 0:
+            self.events.add("backward")
+        self._backwards_total += 1
+        self._backwards += 1
+        self._in_backward = True
+        self._note_loss(roots)
+        look = self._look
+        if look is None or look.has_gradient:
+            return []  # a later micro-batch of the same step: the first one was measured
+        look.loss_scale = self._scale
+        leaves = look.read_graph(roots)
+        if not self._optimizers_known:
+            self._find_clock(leaves)
+        return leaves
+
+    def backward_end(self, leaves: Sequence[Tensor], gradients: Sequence[Tensor | None] | None = None) -> None:
+        """A backward pass has ended.
+
+        Args:
+            leaves: leaves of its graph (from `backward_begin`), or the inputs of ``torch.autograd.grad``.
+            gradients: their gradients where they are not in ``.grad``.
+        """
+        self._in_backward = False
+        look = self._look
+        if look is not None:
+            look.end_of_pass()
+            if look.has_gradient:
+                self._hooks(False)
+        if self._in_step:  # a closure (LBFGS): its first backward sees the weights before the step
+            if look is not None:
+                look.measure_parameters(self._stepping, 1.0)
+            return
+        if self._stepped_inside:
+            self._close_step(Flag.NONE, self._last_optimizer)
+            return
+        self._unstepped += 1
+        if self._optimizers_known and self._unstepped <= UNSTEPPED_BACKWARDS:
+            return
+        if self._optimizers_known:
+            self.events.note(
+                f"backward() was called {UNSTEPPED_BACKWARDS} times in a row without an optimizer step: "
+                "the gradients are computed but not used. Is optimizer.step() called?"
+            )
+        if look is not None:
+            wanted = [p for p in leaves if gradients is not None or p.grad is not None]
+            look.measure_parameters(wanted, 1.0, gradients)
+        self._close_step(Flag.NO_OPTIMIZER)
+
+    def other_gradient(self, running: bool) -> None:
+        """``torch.autograd.grad`` runs for something that is no training step (a gradient penalty, say)."""
+        if self._look is not None:
+            self._look.muted = running
+
+    @property
+    def needs_leaf_gradients(self) -> bool:
+        """Whether ``torch.autograd.grad`` with respect to leaves is the clock."""
+        return not self._optimizers_known
+
+    def _note_loss(self, roots: Sequence[Tensor]) -> None:
+        root = roots[0]
+        if root.numel() != 1 or torch._C._functorch.is_functorch_wrapped_tensor(root):
+            return
+        value: Scalar = signals.plain(root).reshape(())
+        if root.device.type == "cpu":
+            value = float(value) / self._scale
+            if not math.isfinite(value):
+                self._autopsy(roots)
+            elif value > LOSS_JUMP * abs(self._loss_level) and self._backwards_total > 5:
+                self._sampler.trouble()
+            known = not math.isnan(self._loss_level) and math.isfinite(value)
+            self._loss_level = 0.9 * self._loss_level + 0.1 * value if known else value
+        elif self._scale != 1.0:
+            value = value / self._scale
+        self._losses.append(value)
+
+    def _autopsy(self, roots: Sequence[Tensor]) -> None:
+        """The loss is not finite: find, at this very step, where that was born."""
+        self._sampler.trouble()
+        if self._autopsies >= MAX_AUTOPSIES:
+            return
+        self._autopsies += 1
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            nodes, leaves = graph.walk(roots)
+            bad = [p for p in leaves if not bool(torch.isfinite(signals.plain(p)).all())]
+            if bad:
+                self.events.add(
+                    "nonfinite", step=self._step, what="parameter", sites=self._names_of(bad)[:50], share=len(bad) / len(leaves)
+                )
+                return
+            operation, parameter = graph.first_nonfinite(nodes) or ("the loss", None)
+            sites = self._names_of([parameter]) if parameter is not None else []
+            self.events.add("nonfinite", step=self._step, what="forward", sites=sites, operation=operation)
+
+    def _names_of(self, parameters: Sequence[Tensor]) -> list[str]:
+        self.names.name_all(parameters)
+        known = [self.names.parameter(p) for p in parameters]
+        return [k[2] for k in known if k is not None]
+
+    # ---- optimizer -------------------------------------------------------------------------------------------------
+
+    def scale(self, value: float) -> None:
+        """A gradient scaler multiplies the loss by this factor."""
+        self._scale = value if value > 0.0 and math.isfinite(value) else 1.0
+
+    def scaler_stepped(self, taken_before: int) -> None:
+        """A gradient scaler's step has ended; without an optimizer step inside it was skipped (an overflow)."""
+        if self.steps_taken == taken_before and self._backwards:
+            self._unstepped = 0
+            self._close_step(Flag.SKIPPED)
+
+    def clip_begin(self, parameters: Sequence[Tensor]) -> None:
+        """The user is about to clip: the last chance to see the true gradient."""
+        if self._look is not None and not self._in_backward and self._backwards:
+            self._look.measure_parameters([p for p in parameters if p.grad is not None], 1.0)
+
+    def clip_end(self, norm: Any, threshold: float) -> None:
+        """The user has clipped: the norm before clipping is free."""
+        if not isinstance(norm, Tensor):
+            return
+        norm = signals.plain(norm).reshape(())
+        self._grad_norm = float(norm) if norm.device.type == "cpu" else norm
+        self._clip = threshold
+        self._flags |= int(Flag.PRE_CLIP)
+        self._watch_norm()
+
+    def _watch_norm(self) -> None:
+        if isinstance(self._grad_norm, float) and not math.isfinite(self._grad_norm):
+            self._sampler.trouble()
+
+    def step_begin(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer is about to step."""
+        self.check_process()
+        self._optimizers_known = True
+        self._in_step = True
+        self._stepping = [p for group in optimizer.param_groups for p in group["params"]]
+        partner = self._is_partner(optimizer)
+        look = self._trailing if partner else self._look
+        # torch.amp.GradScaler hands a fused optimizer its scale for the duration of the step
+        scale = getattr(optimizer, "grad_scale", None)
+        factor = float(scale) if isinstance(scale, Tensor) else 1.0
+        if look is not None and (self._backwards or any(p.grad is not None for p in self._stepping)):
+            look.measure_parameters(self._stepping, factor)  # else a closure (LBFGS) will run the first backward pass
+        elif look is None and not partner and isinstance(self._grad_norm, float) and math.isnan(self._grad_norm):
+            self._take_norm(factor)
+
+    def _is_partner(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether it steps after the same backward pass as the optimizer before it, and so shares its step.
+
+        The same optimizer stepping again without a backward pass is a step of its own: its gradients were set by hand.
+        """
+        index = self._optimizers.setdefault(id(optimizer), len(self._optimizers))
+        return not self._backwards and self._last_optimizer >= 0 and index != self._last_optimizer
+
+    def _take_norm(self, factor: float) -> None:
+        now = time.perf_counter()
+        if not self._sampler.norm_fits(self._norm_cost, now - self._began, self.own_seconds):
+            return
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            gradients = [signals.plain(p.grad) for p in self._stepping if p.grad is not None]
+            if gradients and len({g.device for g in gradients}) == 1:
+                norms = torch._foreach_norm(gradients)
+                norm = torch.linalg.vector_norm(torch.stack([n.float() for n in norms])) / factor
+                self._grad_norm = float(norm) if norm.device.type == "cpu" else norm
+                self._watch_norm()
+        self._norm_cost = time.perf_counter() - now
+
+    def step_end(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer has stepped."""
+        self._in_step = False
+        self.steps_taken += 1
+        self._unstepped = 0
+        rate = optimizer.param_groups[0].get("lr", NAN)
+        self._rate = float(rate)
+        partner = self._is_partner(optimizer)
+        look = self._trailing if partner else self._look
+        if look is not None:
+            look.measure_updates(self._stepping)
+        if partner:
+            if look is not None:
+                look.write_parameters(self._stepping)
+                self.recorder.flush_look()
+            return
+        self._last_optimizer = index = self._optimizers[id(optimizer)]
+        if self._in_backward:  # an optimizer for each parameter, stepping while backward runs
+            self._stepped_inside = True
+            return
+        found = getattr(optimizer, "found_inf", None)  # set by GradScaler on fused optimizers, which skip by themselves
+        skipped = isinstance(found, Tensor) and found.device.type == "cpu" and bool(found)
+        self._close_step(Flag.SKIPPED if skipped else Flag.NONE, index)
+
+    def _finish_by_hand(self, look: Look) -> None:
+        """The script updates its weights itself: the update is what changed since the last backward pass."""
+        moved = [row.parameter for row in look.parameters.values()]
+        look.measure_updates(moved)
+        look.write_parameters(moved)
+
+    # ---- the end ---------------------------------------------------------------------------------------------------
+
+    def _report_failures(self) -> None:
+        failures = self._memory.failures
+        for site, why in failures.items():
+            self.events.note(f"{site} could not be measured: {why}")
+        if len(failures) > 200:
+            raise RuntimeError("more than 200 sites could not be measured")
+
+    def end(self) -> None:
+        """The process ends or the user detaches: write what waits."""
+        if os.getpid() != self._pid:
+            return
+        self._hooks(False)
+        look = self._look
+        if look is not None and (self._backwards or look.rows):
+            # measured, but the step never came: a crash, or no backward at all
+            look.write_outputs()
+            look.write_parameters()
+        if self._trailing is not None and not self._optimizers_known:
+            self._finish_by_hand(self._trailing)
+        self.recorder.close()

@@ -1,0 +1,213 @@
+"""The record file: a JSON header, then fixed-width binary rows, appended and never rewritten.
+
+Layout of ``rank<R>-<pid>.frames``::
+
+    8 bytes   magic "GRADIOM1"
+    4 bytes   length H of the header, little endian
+    H bytes   header, JSON (UTF-8)
+    96 bytes  row, repeated: step i64, site u32, group u16, flags u16, ten f64
+
+A reader may open the file at any time: a torn last row is ignored. Sites are described in the sibling
+``.sites.jsonl``, one JSON object a line, always written before the first row that refers to them; a line with
+``linked`` lists sites that lie on one way through the network.
+
+This module runs inside the user's training: standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from pathlib import Path
+from typing import Any, Final
+
+from gradiometer.errors import GradiometerError
+
+MAGIC: Final = b"GRADIOM1"
+SCHEMA: Final = 1
+WIDTH: Final = 10
+ROW: Final = struct.Struct(f"<qIHH{WIDTH}d")
+LEDGER_SITE: Final = 0xFFFFFFFF
+NAN: Final = math.nan
+
+DEFAULT_CAP: Final = 64 * 2**20
+"""Bytes of rows one rank may write. The writer's stride doubles each time half of what is left is used, so a
+training of any length stays below it (the number of rows grows with the logarithm of the number of steps)."""
+
+
+class Group(IntEnum):
+    """What a row describes; decides how its ten numbers are read."""
+
+    LEDGER = 0
+    OUTPUT = 1
+    GRADIENT = 2
+    PARAMETER = 3
+
+
+class Flag(IntFlag):
+    """Yes/no facts of a row."""
+
+    NONE = 0
+    NONFINITE = 1  # some number behind this row was NaN or infinite
+    SKIPPED = 2  # ledger: the optimizer did not take this step (loss scaling overflow)
+    SAMPLED = 4  # ledger: module outputs were measured at this step
+    NO_GRADIENT = 8  # parameter: .grad was None
+    ESTIMATED = 16  # numbers come from a regular subsample of a large tensor
+    PRE_CLIP = 32  # ledger: grad_norm is the norm before clipping
+    NO_OPTIMIZER = 64  # ledger: the clock was the backward pass
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A column of the record.
+
+    Attributes:
+        name: as used in ``Trace.values``.
+        group: rows that carry it.
+        column: 0..9 within the row.
+        unit: unit of the number.
+        merge: how ranks are merged: sum | max | min | first.
+        doc: what it is.
+    """
+
+    name: str
+    group: Group
+    column: int
+    unit: str
+    merge: str
+    doc: str
+
+
+SIGNALS: Final[tuple[Signal, ...]] = (
+    Signal("loss", Group.LEDGER, 0, "loss", "mean", "sum of the scalars backward() was called on in this step"),
+    Signal("learning_rate", Group.LEDGER, 1, "1", "first", "learning rate of the first parameter group"),
+    Signal("grad_norm", Group.LEDGER, 2, "loss/weight", "first", "global L2 norm of the gradient, where it was free or fitted the budget"),
+    Signal("clip_threshold", Group.LEDGER, 3, "loss/weight", "first", "threshold the user clipped at"),
+    Signal("loss_scale", Group.LEDGER, 4, "1", "first", "factor of a gradient scaler; 1 without one"),
+    Signal("optimizer", Group.LEDGER, 5, "index", "first", "which optimizer stepped, in order of first step"),
+    Signal("seconds", Group.LEDGER, 6, "s", "max", "time since the probe attached"),
+    Signal("own_seconds", Group.LEDGER, 7, "s", "max", "time the probe itself has taken so far"),
+    Signal("backwards", Group.LEDGER, 8, "count", "max", "backward passes in this step"),
+    Signal("output_count", Group.OUTPUT, 0, "count", "sum", "elements measured"),
+    Signal("output_sumsq", Group.OUTPUT, 1, "h^2", "sum", "sum of squares"),
+    Signal("output_varying", Group.OUTPUT, 2, "h^2", "sum", "sum of squares about the mean over the batch; NaN for a batch of one"),
+    Signal("output_zeros", Group.OUTPUT, 3, "count", "sum", "elements exactly zero; NaN where not counted (only of activations)"),
+    Signal("output_saturated", Group.OUTPUT, 4, "count", "sum", "elements in the flat part of a bounded activation; else NaN"),
+    Signal("output_slope2", Group.OUTPUT, 5, "1", "sum", "sum over elements of (slope / steepest slope)^2 of the activation; NaN if untold"),
+    Signal("output_dead", Group.OUTPUT, 6, "count", "min", "units that were zero on all of the last `output_examples` examples"),
+    Signal("output_examples", Group.OUTPUT, 7, "count", "sum", "examples behind output_dead"),
+    Signal("gradient_count", Group.GRADIENT, 0, "count", "sum", "elements of the gradient of an output"),
+    Signal("gradient_sumsq", Group.GRADIENT, 1, "(loss/h)^2", "sum", "sum of squares of the gradient of the loss with respect to an output"),
+    Signal("gradient_batch", Group.GRADIENT, 2, "count", "sum", "examples in the batch (length of the first dimension)"),
+    Signal("weight_count", Group.PARAMETER, 0, "count", "first", "elements"),
+    Signal("weight_sumsq", Group.PARAMETER, 1, "w^2", "first", "sum of squares of the parameter before the step"),
+    Signal("weight_gradient_sumsq", Group.PARAMETER, 2, "(loss/w)^2", "first", "sum of squares of .grad, accumulated and unscaled, before this step's clipping where that could be seen"),
+    Signal("update_sumsq", Group.PARAMETER, 3, "w^2", "first", "sum of squares of the change this step made"),
+)  # fmt: skip
+
+
+def rank_files(folder: Path) -> list[Path]:
+    """Record files of a run, the main process of each rank first (sorted by name)."""
+    return sorted(folder.glob("rank*.frames"))
+
+
+def sites_path(frames: Path) -> Path:
+    """The file that describes the sites of a record file."""
+    return frames.with_suffix(".sites.jsonl")
+
+
+class FrameWriter:
+    """Appends rows to one record file. Not thread-safe; one per process.
+
+    Every ``write_rows`` is one ``write(2)`` on an unbuffered descriptor: what was written survives any death of the
+    process. ``OSError`` (disk full, folder gone) is the caller's to handle.
+
+    Args:
+        path: file to create; must not exist.
+        header: JSON-able facts about the process; ``schema`` and the signals table are added.
+        cap: bytes of rows after which nothing more is written.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Any], cap: int = DEFAULT_CAP) -> None:
+        full = {
+            **header,
+            "schema": SCHEMA,
+            "row": ROW.format,
+            "signals": [[s.name, int(s.group), s.column, s.merge] for s in SIGNALS],
+        }
+        text = json.dumps(full).encode()
+        # The site table comes first: a record file that exists always has one.
+        self._sites = os.open(sites_path(path), os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
+        self._rows = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
+        os.write(self._rows, MAGIC + struct.pack("<I", len(text)) + text)
+        self._cap = cap
+        self._size = 0
+        self._count = 0
+
+    @property
+    def stride(self) -> int:
+        """Rows should be kept for one step in this many; a power of two, 1 until half of the cap is used."""
+        left = max(1.0 - self._size / self._cap, 2.0**-40)
+        return 2 ** int(-math.log2(left))
+
+    def add_site(self, description: Mapping[str, Any]) -> int:
+        """Describe a new site; returns its index."""
+        line = json.dumps({"index": self._count, **description}) + "\n"
+        os.write(self._sites, line.encode())
+        self._count += 1
+        return self._count - 1
+
+    def add_link(self, sites: Sequence[int]) -> None:
+        """Say that these sites (indices) lie on one way through the network."""
+        os.write(self._sites, (json.dumps({"linked": list(sites)}) + "\n").encode())
+
+    def write_rows(self, rows: Sequence[bytes]) -> None:
+        """Append packed rows in one write; drops them once the cap is reached."""
+        data = b"".join(rows)
+        if self._size + len(data) > self._cap:
+            return
+        written = os.write(self._rows, data)
+        self._size += written
+        if written != len(data):
+            raise OSError(f"only {written} of {len(data)} bytes of the record could be written")
+
+    def close(self) -> None:
+        """Close the descriptors; the file needs no trailer."""
+        os.close(self._rows)
+        os.close(self._sites)
+
+
+def pack(step: int, site: int, group: Group, flags: int, values: Sequence[float]) -> bytes:
+    """One row. ``values`` may be shorter than ten; the rest is NaN."""
+    return ROW.pack(step, site, group, flags, *values, *([NAN] * (WIDTH - len(values))))
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Header of a record file and the offset of its first row.
+
+    Raises:
+        GradiometerError: the file is not a record, is cut inside its header, or was made by another version.
+    """
+    with path.open("rb") as file:
+        head = file.read(12)
+        if len(head) < 12 or head[:8] != MAGIC:
+            raise GradiometerError(f"{path} is not a Gradiometer record.", "Give a folder made by `gradiometer run`.")
+        length = struct.unpack("<I", head[8:])[0]
+        text = file.read(length)
+    try:
+        header: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise GradiometerError(
+            f"{path} is cut off inside its header.", "The training died while it began; run it again."
+        ) from error
+    if header.get("schema") != SCHEMA:
+        raise GradiometerError(
+            f"{path} was recorded with record format {header.get('schema')}; this version reads format {SCHEMA}.",
+            "Read it with the gradiometer version that made it, or record the training again.",
+        )
+    return header, 12 + length

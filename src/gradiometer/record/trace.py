@@ -1,0 +1,242 @@
+"""Trace: the numbers of a run, steps x sites x signals. The only input of rules, figures and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+
+from gradiometer.record.frames import Group
+from gradiometer.record.ledger import BoolArray, FloatArray, IntArray, Learning, Ledger
+from gradiometer.types import Place, Role, Site
+
+SETTLE: Final = 5
+"""Steps after which branches that start at zero carry a gradient (theory.md D3: re-test after one to five steps)."""
+
+LEARNED_FALL: Final = 0.2
+"""Share by which the loss must fall to count as learning; a class prior alone is worth at most about a tenth."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Immutable numbers of one run.
+
+    Attributes:
+        sites: N sites, outputs in order of execution, then parameters by depth.
+        steps: shape (S,), the sampled steps, increasing.
+        values: signal name -> array (S, N), NaN where not recorded.
+        nonfinite: group -> bool array (S, N): that row held a NaN or an infinity.
+        recorded: group -> bool array (S, N): there is such a row.
+        ledger: every-step numbers.
+        ranks: how many ranks were merged.
+        notes: sentences about what could not be measured, from the probe.
+        events: what the probe logged, in order (dicts with at least ``event``).
+    """
+
+    sites: tuple[Site, ...]
+    steps: IntArray
+    values: Mapping[str, FloatArray]
+    nonfinite: Mapping[Group, BoolArray]
+    recorded: Mapping[Group, BoolArray]
+    ledger: Ledger
+    ranks: int = 1
+    notes: tuple[str, ...] = ()
+    events: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+
+    # ---- which sites -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def outputs(self) -> IntArray:
+        """Indices of output sites, in order of execution."""
+        return np.array([i for i, s in enumerate(self.sites) if s.place is Place.OUTPUT], dtype=np.int64)
+
+    @cached_property
+    def chains(self) -> tuple[IntArray, ...]:
+        """Indices of output sites for each connected network, in order of execution; the longest first.
+
+        What rises or falls along depth is judged within a chain: an actor and a critic, or two encoders of one loss, may
+        have gradients of any relative size and be well.
+        """
+        numbers = sorted({self.sites[i].chain for i in self.outputs})
+        chains = [np.array([i for i in self.outputs if self.sites[i].chain == n], dtype=np.int64) for n in numbers]
+        return tuple(sorted(chains, key=lambda c: -c.size))
+
+    @cached_property
+    def parameters(self) -> IntArray:
+        """Indices of parameter sites, by depth."""
+        return np.array([i for i, s in enumerate(self.sites) if s.place is Place.PARAMETER], dtype=np.int64)
+
+    def with_role(self, *roles: Role) -> IntArray:
+        """Indices of output sites with one of these roles, in order of execution."""
+        return np.array([i for i in self.outputs if self.sites[i].role in roles], dtype=np.int64)
+
+    def names(self, indices: Sequence[int] | IntArray) -> tuple[str, ...]:
+        """Names of sites by index."""
+        return tuple(self.sites[int(i)].name for i in indices)
+
+    # ---- derived signals, shape (S, N) ---------------------------------------------------------------------------
+
+    @cached_property
+    def log10_signal(self) -> FloatArray:
+        """log10 of the root mean square of each output; -inf for all zero, NaN where unknown or non-finite."""
+        return _half_log10(self.values["output_sumsq"] / self.values["output_count"])
+
+    @cached_property
+    def log10_gradient(self) -> FloatArray:
+        """log10 of the L2 norm of d loss / d output over the batch; -inf for all zero, NaN where unknown.
+
+        The L2 norm, not the mean square: for fan-in scaled weights one layer multiplies it by sqrt(chi) whatever the
+        widths on its two sides (theory: |d^l|^2 = chi |d^{l+1}|^2 summed over units), so layers of different width compare.
+        """
+        return _half_log10(self.values["gradient_sumsq"])
+
+    @cached_property
+    def log10_weight_gradient(self) -> FloatArray:
+        """log10 of the root mean square of a parameter's gradient; -inf for exactly zero, NaN where unknown."""
+        return _half_log10(self.values["weight_gradient_sumsq"] / self.values["weight_count"])
+
+    @cached_property
+    def log10_update_ratio(self) -> FloatArray:
+        """log10 of |update| / |weight| of a parameter; NaN where unknown or the weight is zero."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = self.values["update_sumsq"] / self.values["weight_sumsq"]
+        return _half_log10(np.where(np.isfinite(ratio), ratio, np.nan))
+
+    @cached_property
+    def varying_share(self) -> FloatArray:
+        """Share of an output's second moment that varies over the batch, 0..1; NaN where unknown."""
+        return _ratio(self.values["output_varying"], self.values["output_sumsq"])
+
+    @cached_property
+    def saturated_share(self) -> FloatArray:
+        """Share of an activation's elements in its flat part; NaN where the activation is not bounded."""
+        return _ratio(self.values["output_saturated"], self.values["output_count"])
+
+    @cached_property
+    def zero_share(self) -> FloatArray:
+        """Share of an output's elements that are exactly zero."""
+        return _ratio(self.values["output_zeros"], self.values["output_count"])
+
+    @cached_property
+    def dead_share(self) -> FloatArray:
+        """Share of an activation's units that were zero on all recent examples; NaN where not applicable."""
+        units = np.array([max(s.units, 1) for s in self.sites], dtype=np.float64)
+        return self.values["output_dead"] / units
+
+    @cached_property
+    def slope(self) -> FloatArray:
+        """Root mean square of slope / steepest slope of an activation, 0..1; NaN where unknown."""
+        share = _ratio(self.values["output_slope2"], self.values["output_count"])
+        return np.sqrt(share)
+
+    @cached_property
+    def backward_gain(self) -> FloatArray:
+        """log10 of what each output site multiplies the gradient by on its way to the site before it, (S, N)."""
+        return self._step_along_depth(self.log10_gradient, backward=True)
+
+    @cached_property
+    def forward_gain(self) -> FloatArray:
+        """log10 of what each output site multiplies the signal of the site before it by, (S, N)."""
+        return self._step_along_depth(self.log10_signal, backward=False)
+
+    def _step_along_depth(self, y: FloatArray, *, backward: bool) -> FloatArray:
+        gain = np.full_like(y, np.nan)
+        before, after = self.outputs[:-1], self.outputs[1:]
+        with np.errstate(invalid="ignore"):
+            step = y[:, before] - y[:, after]
+        gain[:, after] = step if backward else -step
+        gain[~np.isfinite(gain)] = np.nan
+        return gain
+
+    # ---- time ----------------------------------------------------------------------------------------------------
+
+    @property
+    def steps_seen(self) -> int:
+        """Number of steps in the training as far as it was watched."""
+        return int(self.ledger.step[-1]) + 1 if self.ledger.step.size else 0
+
+    @cached_property
+    def learning(self) -> Learning:
+        """How the loss moved."""
+        return Learning.of(self.ledger)
+
+    def span(self, held: BoolArray) -> Span | None:
+        """Where a condition held long enough to be a finding, shape of ``held``: (S,).
+
+        One look is never enough, nor is what is gone after the first `SETTLE` steps: branches that start at zero have no
+        gradient at step 0 by design. A run too short to tell is judged on what it has.
+        """
+        if not held.any():
+            return None
+        settled = self.steps >= SETTLE
+        counted = held & settled if settled.any() else held
+        if np.count_nonzero(counted) < min(2, np.count_nonzero(settled) or held.size):
+            return None
+        looks = np.flatnonzero(held)
+        tail = held[-max(3, held.size // 10) :]
+        first, last = int(self.steps[looks[0]]), int(self.steps[looks[-1]])
+        return Span(first, last, bool(np.mean(tail) > 0.5), looks)
+
+    @cached_property
+    def learned(self) -> bool:
+        """Whether the loss fell clearly: by a fifth, beyond its noise, and not just to the chance level.
+
+        A classifier that ignores its input settles at ln K (K classes) wherever its loss began, so a loss that ends
+        there has learned nothing but the class frequencies.
+        """
+        moved = self.learning
+        if not np.isfinite(moved.fall):
+            return False
+        if moved.fall < LEARNED_FALL or moved.start - moved.end < 3.0 * moved.noise / np.sqrt(moved.steps / 5 + 1):
+            return False
+        return not self.at_chance
+
+    @cached_property
+    def at_chance(self) -> bool:
+        """Whether the loss ends between 0.9 and 1.5 ln K, K being the width of the last dense layer (the chance level).
+
+        Below chance a classifier has learned something; far above it the loss is of another kind.
+        """
+        heads = self.with_role(Role.LINEAR)
+        classes = self.sites[int(heads[-1])].units if heads.size else 0
+        return classes >= 2 and 0.9 < self.learning.end / float(np.log(classes)) < 1.5
+
+    @property
+    def overhead_percent(self) -> float:
+        """Measured own time of the probe as a percentage of the watched time; NaN if nothing was seen."""
+        if not self.ledger.step.size:
+            return float("nan")
+        seconds, own = self.ledger["seconds"][-1], self.ledger["own_seconds"][-1]
+        return float(100.0 * own / (seconds - own)) if seconds > own else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Looks at which something held.
+
+    Attributes:
+        first, last: steps (inclusive).
+        at_end: whether it still held at the end of the run (in most of the last few looks).
+        looks: indices of those looks in ``Trace.steps``.
+    """
+
+    first: int
+    last: int
+    at_end: bool
+    looks: IntArray
+
+
+def _half_log10(x: FloatArray) -> FloatArray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        y = 0.5 * np.log10(x)
+    y[np.isposinf(y)] = np.nan
+    return y
+
+
+def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = part / whole
+    return np.where(np.isfinite(share), share, np.nan)

@@ -1,0 +1,126 @@
+"""The nouns every room shares: Site, Evidence, Finding. Plain frozen values, no behaviour beyond reading them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Place(StrEnum):
+    """What a site is: the output of an operation, or a parameter."""
+
+    OUTPUT = "output"
+    PARAMETER = "parameter"
+
+
+class Role(StrEnum):
+    """What the operation behind a site does. Rules choose sites by role, never by class name."""
+
+    LINEAR = "linear"  # dense, convolution: weights times input
+    ACTIVATION = "activation"
+    NORM = "norm"
+    RECURRENT = "recurrent"
+    ATTENTION = "attention"
+    EMBEDDING = "embedding"
+    CONTAINER = "container"  # a block of other modules, e.g. a residual block
+    OTHER = "other"
+
+
+class Severity(StrEnum):
+    """How bad a finding is. A run with an ERROR is sick."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+    @property
+    def rank(self) -> int:
+        """0 for ERROR, 1 for WARNING, 2 for INFO: sorts the worst first."""
+        return ("error", "warning", "info").index(self.value)
+
+
+class VerdictWord(StrEnum):
+    """The one-word reading of a run."""
+
+    WELL = "well"
+    SICK = "sick"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place in the network where signals are measured.
+
+    Attributes:
+        name: what the user calls it, e.g. ``layers.3`` or ``layers.3.weight``; a functional activation is
+            named after the module before it: ``conv1 > relu``. Untrusted text: escape it where it is shown.
+        place: output of an operation, or parameter.
+        kind: class or function name, e.g. ``Linear``, ``Sigmoid``, ``relu()``.
+        role: what the operation does.
+        depth: position in the order of execution, 0 nearest the input; a parameter has the depth of its module.
+        model: name of the root module the site belongs to; empty if there is none.
+        units: number of units (features or channels) of an output, number of elements of a parameter; 0 if unknown.
+        trainable: for a parameter, whether it requires a gradient.
+        chain: number of the connected network an output belongs to: an actor and a critic that meet only in their loss
+            are two chains, and must not be compared. -1 for a parameter.
+    """
+
+    name: str
+    place: Place
+    kind: str
+    role: Role
+    depth: int
+    model: str = ""
+    units: int = 0
+    trainable: bool = True
+    chain: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One checkable number behind a finding.
+
+    Attributes:
+        claim: what the number is, in words.
+        value: the number measured.
+        threshold: the number it is compared with; NaN where there is none.
+        source: where the threshold comes from: a paper, or our own calibration.
+        refute: what measurement would change the diagnosis.
+    """
+
+    claim: str
+    value: float
+    threshold: float
+    source: str
+    refute: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A disease a rule found in a trace.
+
+    Attributes:
+        rule: name of the rule, e.g. ``vanishing-gradient``.
+        severity: how bad.
+        confidence: 0 to 1, how sure the rule is that the finding is real.
+        sites: the guilty sites, in order of execution.
+        steps: first and last step (inclusive) at which it was seen.
+        sentence: one plain sentence with the numbers in it.
+        evidence: numbers that can be checked.
+        helps: what usually helps, the most promising first.
+        starts: name of the site where it starts (the cause).
+        shows: names of the sites where it shows (the symptom).
+        peak: step at which it shows most clearly; -1 if none stands out. The report pins its profiles there.
+    """
+
+    rule: str
+    severity: Severity
+    confidence: float
+    sites: tuple[str, ...]
+    steps: tuple[int, int]
+    sentence: str
+    evidence: tuple[Evidence, ...]
+    helps: tuple[str, ...]
+    starts: str = ""
+    shows: tuple[str, ...] = ()
+    peak: int = -1
