@@ -1,0 +1,1 @@
+"""Figures: plain functions from a `Trace` (and findings) to plotly Figures, used by report, page and notebook alike."""

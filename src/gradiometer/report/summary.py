@@ -1,0 +1,199 @@
+"""Summary: everything a report says, as values. The renderers (text, json, html) only format it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gradiometer.record import frames
+from gradiometer.record.frames import Flag
+from gradiometer.record.run import Run
+from gradiometer.record.trace import Trace
+from gradiometer.rules.diagnosis import Diagnosis, examine
+from gradiometer.types import Role, Severity, Site
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRow:
+    """One output site at the pinned step; NaN is unknown, -inf an exact zero.
+
+    Attributes:
+        site: the place.
+        log10_signal: log10 of the root mean square of the output.
+        log10_gradient: log10 of the L2 norm of d loss / d output over the batch.
+        log10_backward_gain: log10 of what the site multiplies the gradient by on its way to the site before it.
+        log10_forward_gain: log10 of what the site multiplies the signal of the site before it by.
+    """
+
+    site: Site
+    log10_signal: float
+    log10_gradient: float
+    log10_backward_gain: float
+    log10_forward_gain: float
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it is a layer people count: dense, convolution, recurrent, attention, embedding."""
+        return self.site.role in (Role.LINEAR, Role.RECURRENT, Role.ATTENTION, Role.EMBEDDING)
+
+
+@dataclass(frozen=True, slots=True)
+class LossFacts:
+    """How the loss moved. Numbers are NaN when fewer than six finite losses were seen.
+
+    Attributes:
+        steps: steps with a finite loss.
+        start, end, best: loss at the start, at the end and at its lowest (medians over a window).
+        fall: (start - end) / |start|.
+        learned: whether it fell clearly.
+        at_chance: whether it ended at the chance level ln K of a classifier.
+        skipped: steps that a gradient scaler skipped.
+        clipped: steps whose gradient was clipped.
+    """
+
+    steps: int
+    start: float
+    end: float
+    best: float
+    fall: float
+    learned: bool
+    at_chance: bool
+    skipped: int
+    clipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What watching cost.
+
+    Attributes:
+        overhead_percent: the probe's own measured time as a percentage of the rest; NaN if nothing was seen.
+        own_seconds, seconds: the probe's time, and the watched time with it.
+        looks: steps that were looked at closely.
+        steps: steps seen.
+        bytes: size of the record.
+    """
+
+    overhead_percent: float
+    own_seconds: float
+    seconds: float
+    looks: int
+    steps: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run, read.
+
+    Attributes:
+        run: where it came from.
+        diagnosis: verdict and findings.
+        sentence: the verdict in words; for an unknown one the reason.
+        step: the step that profiles are pinned to; -1 without any look.
+        profile: output sites at that step, in order of execution.
+        loss, cost: facts.
+        notes: what could not be measured, in sentences.
+    """
+
+    run: Run
+    diagnosis: Diagnosis
+    sentence: str
+    step: int
+    profile: tuple[ProfileRow, ...]
+    loss: LossFacts
+    cost: Cost
+    notes: tuple[str, ...]
+
+    @property
+    def trace(self) -> Trace:
+        """The numbers of the run."""
+        return self.run.trace
+
+    @property
+    def errors(self) -> int:
+        """Number of findings that are errors."""
+        return sum(f.severity is Severity.ERROR for f in self.diagnosis.findings)
+
+    @property
+    def command(self) -> str:
+        """The command as it was given, quoted for a shell."""
+        import shlex
+
+        return shlex.join(str(word) for word in self.run.info.get("command", []))
+
+    @property
+    def environment(self) -> Mapping[str, Any]:
+        """Versions and machine, for the line that reproduces the run."""
+        process = self.run.process
+        keys = ("python", "torch", "platform", "threads", "world_size")
+        return {"gradiometer": self.run.info.get("gradiometer", "?"), **{k: process[k] for k in keys if k in process}}
+
+
+def summarise(run: Run, silence: str = "") -> Summary:
+    """Read a run.
+
+    Args:
+        run: from `gradiometer.load`.
+        silence: why nothing was measured, if the launcher knows better than the record.
+    """
+    trace = run.trace
+    diagnosis = examine(trace)
+    look = _pinned_look(trace, diagnosis)
+    sentence = diagnosis.sentence
+    if silence and not trace.steps_seen:
+        sentence = silence
+    return Summary(
+        run=run,
+        diagnosis=diagnosis,
+        sentence=sentence,
+        step=int(trace.steps[look]) if look >= 0 else -1,
+        profile=profile_at(trace, look) if look >= 0 else (),
+        loss=_loss_facts(trace),
+        cost=_cost(run),
+        notes=trace.notes,
+    )
+
+
+def profile_at(trace: Trace, look: int) -> tuple[ProfileRow, ...]:
+    """The output sites of one look (index into ``trace.steps``), in order of execution."""
+    columns = (trace.log10_signal, trace.log10_gradient, trace.backward_gain, trace.forward_gain)
+    return tuple(ProfileRow(trace.sites[i], *(float(c[look, i]) for c in columns)) for i in trace.outputs)
+
+
+def _pinned_look(trace: Trace, diagnosis: Diagnosis) -> int:
+    """The look at which the first finding is clearest; without any, the last look that has a gradient."""
+    if not trace.steps.size:
+        return -1
+    for finding in diagnosis.findings:
+        step = finding.peak if finding.peak >= 0 else finding.steps[0]
+        at = int(np.searchsorted(trace.steps, step))
+        if at < trace.steps.size and np.isfinite(trace.log10_signal[at]).any():
+            return at
+    known = np.isfinite(trace.log10_gradient[:, trace.outputs]).sum(axis=1) if trace.outputs.size else np.zeros(0)
+    return int(np.flatnonzero(known == known.max())[-1]) if known.size else int(trace.steps.size) - 1
+
+
+def _loss_facts(trace: Trace) -> LossFacts:
+    moved, ledger = trace.learning, trace.ledger
+    skipped = clipped = 0
+    if ledger.step.size:
+        skipped = int(np.count_nonzero(ledger.has(Flag.SKIPPED)))
+        with np.errstate(invalid="ignore"):
+            clipped = int(np.count_nonzero(ledger["grad_norm"] > ledger["clip_threshold"]))
+    return LossFacts(
+        moved.steps, moved.start, moved.end, moved.best, moved.fall, trace.learned, trace.at_chance, skipped, clipped
+    )
+
+
+def _cost(run: Run) -> Cost:
+    trace = run.trace
+    size = sum(p.stat().st_size for f in frames.rank_files(run.folder) for p in (f, frames.sites_path(f)) if p.exists())
+    seconds = own = math.nan
+    if trace.ledger.step.size:
+        seconds, own = float(trace.ledger["seconds"][-1]), float(trace.ledger["own_seconds"][-1])
+    return Cost(trace.overhead_percent, own, seconds, int(trace.steps.size), trace.steps_seen, size)
