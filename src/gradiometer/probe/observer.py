@@ -37,6 +37,8 @@ EVAL_PATIENCE: Final = 2000
 """Forward calls in evaluation mode after which hooks that wait for a training forward come off until the next step."""
 MAX_AUTOPSIES: Final = 3
 """Times the graph of a non-finite loss is searched for where it was born."""
+MAX_TROUBLES: Final = 2000
+"""Non-finite or skipped steps that are recorded whatever the thinning says."""
 LOSS_JUMP: Final = 4.0
 """A loss this many times its running mean asks for a look."""
 
@@ -87,11 +89,13 @@ class Observer:
         self._backwards_total = 0
         self._unstepped = 0
         self._autopsies = 0
+        self._troubles = 0
         self._loss_level = NAN
         self._norm_cost = 0.0
         self._look: Look | None = None
         self._trailing: Look | None = None
         self._burst = 0
+        self._look_count = 0
         self._new_step()
 
     # ---- steps and looks -------------------------------------------------------------------------------------------
@@ -126,7 +130,9 @@ class Observer:
             self.own_seconds += look.hook_seconds + look.hook_calls * HOOK_SECONDS
         if isinstance(loss, float) and self._losses and not math.isfinite(loss):
             flags |= int(Flag.NONFINITE)
-        important = look is not None or flags & int(Flag.NONFINITE | Flag.SKIPPED) or self._step < 20
+        trouble = bool(flags & int(Flag.NONFINITE | Flag.SKIPPED)) and self._troubles < MAX_TROUBLES
+        self._troubles += trouble
+        important = look is not None or trouble or self._step < 20
         if important or self._step % self.recorder.stride == 0:
             elapsed = time.perf_counter() - self._began
             row: list[Scalar] = [loss, self._rate, self._grad_norm, self._clip, self._scale, float(optimizer)]
@@ -141,6 +147,7 @@ class Observer:
         else:
             self.recorder.flush_if_due()
         if look is not None:
+            self._look_count += 1
             self._sampler.looked(self._step, self.own_seconds - self._own_before, self.recorder.stride)
         self._trailing = look
         self._step += 1
@@ -374,7 +381,7 @@ class Observer:
 
     def _take_norm(self, factor: float) -> None:
         now = time.perf_counter()
-        if not self._sampler.norm_fits(self._norm_cost, now - self._began, self.own_seconds):
+        if not self._sampler.norm_fits(self._norm_cost, now - self._began):
             return
         with torch.no_grad(), torch._C.DisableTorchFunction():
             gradients = [signals.plain(p.grad) for p in self._stepping if p.grad is not None]
@@ -384,6 +391,7 @@ class Observer:
                 self._grad_norm = float(norm) if norm.device.type == "cpu" else norm
                 self._watch_norm()
         self._norm_cost = time.perf_counter() - now
+        self._sampler.took_norm(self._norm_cost)
 
     def step_end(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer has stepped."""

@@ -21,6 +21,10 @@ RUNNING_GROWTH: Final = 0.02
 MAX_GAP: Final = 500
 """Looks paid by the running budget are never planned further apart than this."""
 
+NORM_SHARE: Final = 0.3
+"""Share of the running budget for gradient norms of steps that are not looked at. They are cheap and would otherwise take
+whatever a look waits for."""
+
 FORCED_LOOKS: Final = 16
 """Looks that trouble may force outside the budget, in all."""
 
@@ -44,6 +48,7 @@ class Sampler:
     _forced: int = 0
     _trouble: bool = False
     _random: int = 0x2545F491
+    _norms: float = 0.0
 
     def trouble(self) -> None:
         """Something happened (a jump of the loss, a NaN): look at the next step whatever the budget says."""
@@ -95,6 +100,10 @@ class Sampler:
             growth = max(SERIES_GROWTH, (SERIES_REACH / (step + 1)) ** (1.0 / left) - 1.0)
             self._series = step + 1 + int(growth * step)
 
-    def norm_fits(self, cost: float, elapsed: float, spent: float) -> bool:
-        """Whether a gradient norm of the given cost may be taken without eating into the looks."""
-        return cost <= 0.5 * self.spare(elapsed, spent)
+    def norm_fits(self, cost: float, elapsed: float) -> bool:
+        """Whether a gradient norm of the given cost (seconds) fits its share of the running budget."""
+        return self._norms + cost <= NORM_SHARE * self.fraction * elapsed
+
+    def took_norm(self, cost: float) -> None:
+        """Tell what a gradient norm cost (seconds)."""
+        self._norms += cost

@@ -49,6 +49,16 @@ def fall_towards_output(y: FloatArray) -> float:
     return _fall(y[::-1])
 
 
+def falls_towards_input(y: FloatArray) -> FloatArray:
+    """`fall_towards_input` of each row of ``y``, shape (S, n) -> (S,)."""
+    return np.array([_fall(row) for row in y], dtype=np.float64)
+
+
+def falls_towards_output(y: FloatArray) -> FloatArray:
+    """`fall_towards_output` of each row of ``y``, shape (S, n) -> (S,)."""
+    return np.array([_fall(row[::-1]) for row in y], dtype=np.float64)
+
+
 def _fall(y: FloatArray) -> float:
     known = y[~np.isnan(y)]
     if known.size < 3:
@@ -60,7 +70,8 @@ def _fall(y: FloatArray) -> float:
     low, high = front[width - 1 : -1], back[width:]
     if not np.isfinite(high).any():
         return 0.0  # zero everywhere: nothing to compare with, not a fall along depth
-    fall = np.where(np.isneginf(low) & np.isfinite(high), ZERO_DECADES, high - low)
+    with np.errstate(invalid="ignore"):  # an exact zero on both sides is no fall
+        fall = np.where(np.isneginf(low) & np.isfinite(high), ZERO_DECADES, high - low)
     fall = fall[np.isfinite(fall)]
     return float(max(fall.max(initial=0.0), 0.0))
 

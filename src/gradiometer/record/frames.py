@@ -36,8 +36,14 @@ LEDGER_SITE: Final = 0xFFFFFFFF
 NAN: Final = math.nan
 
 DEFAULT_CAP: Final = 64 * 2**20
-"""Bytes of rows one rank may write. The writer's stride doubles each time half of what is left is used, so a
-training of any length stays below it (the number of rows grows with the logarithm of the number of steps)."""
+"""Bytes of rows one rank may write."""
+
+_FULL_DENSITY: Final = 0.25
+"""Share of the cap that is written without thinning: 170,000 steps of nothing but ledger rows."""
+
+_DOUBLINGS: Final = 40
+"""Times the stride doubles over the rest of the cap: from there on what is kept is spaced like a logarithm, and the cap
+is reached after more than 10^15 rows' worth of steps."""
 
 
 class Group(IntEnum):
@@ -151,9 +157,9 @@ class FrameWriter:
 
     @property
     def stride(self) -> int:
-        """Rows should be kept for one step in this many; a power of two, 1 until half of the cap is used."""
-        left = max(1.0 - self._size / self._cap, 2.0**-40)
-        return 2 ** int(-math.log2(left))
+        """Rows should be kept for one step in this many; a power of two, 1 at first."""
+        beyond = max(0.0, self._size / self._cap - _FULL_DENSITY) / (1.0 - _FULL_DENSITY)
+        return 2 ** int(_DOUBLINGS * beyond)
 
     def add_site(self, description: Mapping[str, Any]) -> int:
         """Describe a new site; returns its index."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gradiometer.errors import GradiometerError
 from gradiometer.record import frames
 from gradiometer.record.frames import SIGNALS, Flag, Group
 from gradiometer.record.ledger import FloatArray, IntArray, Ledger
@@ -105,8 +106,8 @@ def _merge(files: list[_RankFile], notes: tuple[str, ...], events: tuple[dict[st
         for site in file.sites:
             described.setdefault(_site_key(site), site)
     order = _execution_order(files)
-    sites = _make_sites(described, order, _chains(files, order))
-    keys = {(s.model, s.place.value, s.name): i for i, s in enumerate(sites)}
+    placed = _make_sites(described, order, _chains(files, order))
+    sites, keys = tuple(placed.values()), {key: i for i, key in enumerate(placed)}
 
     sampled = [f.rows["step"][f.rows["group"] != Group.LEDGER] for f in files]
     steps = np.unique(np.concatenate(sampled)) if sampled else np.empty(0, np.int64)
@@ -238,12 +239,15 @@ def _chains(files: list[_RankFile], order: Mapping[SiteKey, int]) -> dict[SiteKe
 
 def _make_sites(
     described: Mapping[SiteKey, Mapping[str, Any]], order: Mapping[SiteKey, int], chains: Mapping[SiteKey, int]
-) -> tuple[Site, ...]:
+) -> dict[SiteKey, Site]:
+    """Sites as rules see them: outputs in order of execution, then parameters by depth."""
     depth_of_module: dict[tuple[str, str], int] = {}
     for key, position in sorted(order.items(), key=lambda item: item[1]):
         site = described[key]
         depth_of_module.setdefault((key[0], str(site.get("module", ""))), position)
-    placed: list[tuple[int, int, int, Site]] = []
+    # two networks may both have a layer "0": with several models a name carries its model's
+    several = len({key[0] for key in described if key[0]}) > 1
+    placed: list[tuple[int, int, int, SiteKey, Site]] = []
     for index, (key, site) in enumerate(described.items()):
         place = Place(key[1])
         if place is Place.OUTPUT:
@@ -252,7 +256,7 @@ def _make_sites(
             depth = depth_of_module.get((key[0], str(site.get("module", ""))), -1)
             depth = index if depth < 0 and not order else depth
         made = Site(
-            name=key[2],
+            name=f"{key[0]}.{key[2]}" if several and key[0] else key[2],
             place=place,
             kind=str(site.get("kind", "")),
             role=Role(site.get("role", "other")),
@@ -262,6 +266,22 @@ def _make_sites(
             trainable=bool(site.get("trainable", True)),
             chain=chains.get(key, -1),
         )
-        placed.append((0 if place is Place.OUTPUT else 1, depth, index, made))
+        placed.append((0 if place is Place.OUTPUT else 1, depth, index, key, made))
     placed.sort(key=lambda item: item[:3])
-    return tuple(item[3] for item in placed)
+    return {key: site for *_, key, site in placed}
+
+
+def last_step(folder: Path) -> int:
+    """The last step recorded so far in a run that may still be going on; -1 before the first. Cheap: reads one row."""
+    last = -1
+    for path in frames.rank_files(folder):
+        try:
+            _, offset = frames.read_header(path)
+            whole = (path.stat().st_size - offset) // frames.ROW.size
+            if whole > 0:
+                with path.open("rb") as file:
+                    file.seek(offset + (whole - 1) * frames.ROW.size)
+                    last = max(last, int(frames.ROW.unpack(file.read(frames.ROW.size))[0]))
+        except GradiometerError:
+            continue  # its header is being written at this moment
+    return last

@@ -163,20 +163,28 @@ class Trace:
         """How the loss moved."""
         return Learning.of(self.ledger)
 
-    def span(self, held: BoolArray) -> Span | None:
-        """Where a condition held long enough to be a finding, shape of ``held``: (S,).
+    def span(self, held: BoolArray, known: BoolArray | None = None) -> Span | None:
+        """Where a condition held long enough to be a finding.
 
         One look is never enough, nor is what is gone after the first `SETTLE` steps: branches that start at zero have no
-        gradient at step 0 by design. A run too short to tell is judged on what it has.
+        gradient at step 0 by design. A run too short to tell is judged on what it has, two looks at least.
+
+        Args:
+            held: shape (S,), the looks at which it held.
+            known: shape (S,), the looks that could tell; None for all. Of two networks that are trained in turns, each
+                is seen in its own looks only, and the others say nothing about it.
         """
-        if not held.any():
+        known = np.ones(held.shape, np.bool_) if known is None else known
+        held = held & known
+        if not held.any() or np.count_nonzero(known) < 2:
             return None
-        settled = self.steps >= SETTLE
+        settled = (self.steps >= SETTLE) & known
         counted = held & settled if settled.any() else held
-        if np.count_nonzero(counted) < min(2, np.count_nonzero(settled) or held.size):
+        if np.count_nonzero(counted) < min(2, np.count_nonzero(settled) or np.count_nonzero(known)):
             return None
         looks = np.flatnonzero(held)
-        tail = held[-max(3, held.size // 10) :]
+        told = held[known]
+        tail = told[-max(3, told.size // 10) :]
         first, last = int(self.steps[looks[0]]), int(self.steps[looks[-1]])
         return Span(first, last, bool(np.mean(tail) > 0.5), looks)
 
@@ -203,6 +211,11 @@ class Trace:
         heads = self.with_role(Role.LINEAR)
         classes = self.sites[int(heads[-1])].units if heads.size else 0
         return classes >= 2 and 0.9 < self.learning.end / float(np.log(classes)) < 1.5
+
+    @cached_property
+    def stalled(self) -> bool:
+        """Whether the loss is known and has not fallen clearly. Of a loss that was not seen nothing is said."""
+        return bool(np.isfinite(self.learning.fall)) and not self.learned
 
     @property
     def overhead_percent(self) -> float:

@@ -95,6 +95,7 @@ class Summary:
         diagnosis: verdict and findings.
         sentence: the verdict in words; for an unknown one the reason.
         step: the step that profiles are pinned to; -1 without any look.
+        chain: number of the connected network (`Site.chain`) that the first finding is about, else the longest.
         profile: output sites at that step, in order of execution.
         loss, cost: facts.
         notes: what could not be measured, in sentences.
@@ -104,6 +105,7 @@ class Summary:
     diagnosis: Diagnosis
     sentence: str
     step: int
+    chain: int
     profile: tuple[ProfileRow, ...]
     loss: LossFacts
     cost: Cost
@@ -152,6 +154,7 @@ def summarise(run: Run, silence: str = "") -> Summary:
         diagnosis=diagnosis,
         sentence=sentence,
         step=int(trace.steps[look]) if look >= 0 else -1,
+        chain=_main_chain(trace, diagnosis),
         profile=profile_at(trace, look) if look >= 0 else (),
         loss=_loss_facts(trace),
         cost=_cost(run),
@@ -176,6 +179,15 @@ def _pinned_look(trace: Trace, diagnosis: Diagnosis) -> int:
             return at
     known = np.isfinite(trace.log10_gradient[:, trace.outputs]).sum(axis=1) if trace.outputs.size else np.zeros(0)
     return int(np.flatnonzero(known == known.max())[-1]) if known.size else int(trace.steps.size) - 1
+
+
+def _main_chain(trace: Trace, diagnosis: Diagnosis) -> int:
+    chain_of = {trace.sites[i].name: trace.sites[i].chain for i in trace.outputs}
+    for finding in diagnosis.findings:
+        for name in (finding.starts, *finding.sites):
+            if name in chain_of:
+                return chain_of[name]
+    return trace.sites[int(trace.chains[0][0])].chain if trace.chains else 0
 
 
 def _loss_facts(trace: Trace) -> LossFacts:

@@ -1,0 +1,5 @@
+"""``python -m gradiometer``."""
+
+from gradiometer.cli import main
+
+main()

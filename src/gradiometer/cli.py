@@ -1,0 +1,221 @@
+"""The command line. Each command is a few lines: the work is done in the rooms below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Never
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from gradiometer import __version__
+from gradiometer.errors import GradiometerError
+from gradiometer.record.folder import RUNS_FOLDER, create_folder, list_runs
+
+if TYPE_CHECKING:
+    from gradiometer.report.summary import Summary
+
+USAGE_STATUS: Final = 2
+"""Exit status when gradiometer was used wrongly; the command's own status is passed on otherwise."""
+
+app = typer.Typer(
+    name="gradiometer",
+    help="Find, explain, predict and cure vanishing and exploding gradients in deep networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+_AS_GIVEN = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+class Format(StrEnum):
+    """Formats of a report."""
+
+    TEXT = "text"
+    HTML = "html"
+    JSON = "json"
+
+
+def main() -> Never:
+    """Entry point: every error a user can cause is one sentence and what to do."""
+    try:
+        app(standalone_mode=True)
+    except GradiometerError as error:
+        _complain(error)
+        raise SystemExit(USAGE_STATUS) from None
+    raise SystemExit(0)
+
+
+def _complain(error: GradiometerError) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]gradiometer:[/] {escape(str(error))}")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gradiometer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(context_settings=_AS_GIVEN)
+def run(
+    command: Annotated[
+        list[str], typer.Argument(metavar="CMD...", help="A training script and its arguments, or -- and any command.")
+    ],
+    out: Annotated[Path | None, typer.Option(help=f"Run folder; a new one under {RUNS_FOLDER} by default.")] = None,
+    overhead: Annotated[
+        float, typer.Option(metavar="PERCENT", help="Share of the training's time that watching may take.")
+    ] = 1.0,
+    every: Annotated[int | None, typer.Option(metavar="N", help="Look closely at every N-th step, whatever it costs.")] = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Record and summarise only; write no report.html.")] = False,
+) -> None:
+    r"""Watch a training without a change to its code, then say what is wrong with it.
+
+    \b
+    gradiometer run train.py --epochs 3
+    gradiometer run --out runs/a -- torchrun --nproc-per-node 2 train.py
+    gradiometer run -- python -m package.train
+
+    The exit status is the command's own; the summary goes to standard error.
+    """
+    from gradiometer import launch
+
+    if not 0.0 < overhead <= 100.0:
+        raise GradiometerError(f"--overhead is {overhead:g}.", "Give a percentage above 0 and at most 100, such as 1.")
+    if every is not None and every < 1:
+        raise GradiometerError(f"--every is {every}.", "Give a number of steps, at least 1.")
+    resolved = launch.resolve(command)
+    folder = create_folder(out, resolved, __version__)
+    outcome = launch.launch(resolved, folder, overhead=overhead / 100.0, every=every)
+    _after_the_run(lambda: _conclude(folder, report=not no_report))
+    raise typer.Exit(outcome.status)
+
+
+def _after_the_run(conclude: Callable[[], object]) -> None:
+    """Report on a run that has ended. Whatever goes wrong here, the command's exit status is kept."""
+    try:
+        conclude()
+    except GradiometerError as error:
+        _complain(error)
+    except Exception as error:  # noqa: BLE001  a report that cannot be made must not change how the command ended
+        reason = f"{type(error).__name__}: {error}"
+        _complain(GradiometerError(f"The report could not be made ({reason}).", "The record is kept; please report this."))
+
+
+def _conclude(folder: Path, *, report: bool) -> Summary:
+    """Summarise a run on standard error and write its report; returns the summary."""
+    from gradiometer.report.text import print_summary
+
+    summary = _summary(folder)
+    written = _write_html(summary, folder / "report.html") if report else None
+    print_summary(summary, Console(stderr=True), written)
+    return summary
+
+
+def _summary(folder: Path) -> Summary:
+    from gradiometer.launch import explain_silence
+    from gradiometer.record.run import load
+    from gradiometer.report.summary import summarise
+
+    loaded = load(folder)
+    return summarise(loaded, explain_silence(loaded))
+
+
+def _write_html(summary: Summary, path: Path) -> Path:
+    from gradiometer.report import html
+
+    return _write(path, html.render(summary))
+
+
+def _write(path: Path, text: str) -> Path:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise GradiometerError(
+            f"{path} cannot be written ({error.strerror or error}).", "Name another file with -o, or make room."
+        ) from error
+    return path
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")],
+    format: Annotated[Format, typer.Option("--format", "-f", help="text, html or json.")] = Format.TEXT,  # noqa: A002
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write; html goes to DIR/report.html.")] = None,
+) -> None:
+    """Report on a recorded run, also on one that is still going on."""
+    summary = _summary(folder)
+    if format is Format.HTML:
+        typer.echo(_write_html(summary, output or folder / "report.html"))
+    elif format is Format.JSON:
+        from gradiometer.report import json
+
+        _emit(json.render(summary), output)
+    elif output is None:
+        from gradiometer.report.text import print_summary
+
+        print_summary(summary, Console())
+    else:
+        from gradiometer.report.text import print_summary
+
+        with output.open("w", encoding="utf-8") as file:
+            print_summary(summary, Console(file=file, width=120))
+
+
+def _emit(text: str, output: Path | None) -> None:
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        _write(output, text)
+
+
+@app.command()
+def runs(
+    base: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder that holds run folders.")] = RUNS_FOLDER,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="Show the newest N.")] = 20,
+) -> None:
+    """List past runs, the newest last."""
+    from gradiometer.report.runs import table
+
+    found = list_runs(base)
+    if not found:
+        raise GradiometerError(f"There are no runs under {base}.", "`gradiometer run train.py` makes one.")
+    Console().print(table(found[-limit:]))
+
+
+@app.command()
+def explain(
+    rule: Annotated[str | None, typer.Argument(help="Name of a rule; without one the rules are listed.")] = None,
+) -> None:
+    """Explain a rule: what it finds, why it hurts, how we tell, when it is wrong, what helps."""
+    from gradiometer.rules import RULES, rule_named
+
+    if rule is not None:
+        typer.echo(rule_named(rule).doc.strip())
+        return
+    width = max(len(r.name) for r in RULES)
+    for known in RULES:
+        typer.echo(f"{known.name:{width}}  {known.doc.strip().splitlines()[0].split(': ', 1)[-1]}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path | None, typer.Option(help=f"Folder for the two runs; {RUNS_FOLDER} by default.")] = None,
+) -> None:
+    """Watch two real trainings that fail: one vanishes, one explodes (about half a minute)."""
+    from gradiometer.demo import play
+
+    play(out, Console(stderr=True))
