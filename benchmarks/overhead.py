@@ -151,7 +151,7 @@ def measure(make: Callable[[], Step], pairs: int, seconds: float, overhead: floa
     watch = gradiometer.watch(out=folder / "run", overhead=overhead)
     observer = watch._observer
     # until the one-off allowance is spent, and the running budget alone decides
-    while observer._sampler._paid + observer._sampler._look_cost <= sampler.ALLOWANCE and observer._step < 4000:
+    while observer._sampler._looks_left() >= 1.0 and observer._step < sampler.SERIES_REACH:
         step()
     one_off, own_before = observer.own_seconds, observer.own_seconds
     seconds_of(step, block)
@@ -210,11 +210,10 @@ def main() -> None:
         r = measure(make, args.pairs, args.seconds, args.overhead / 100)
         found[name] = r
         low, high = r["ratio_total_95"]  # type: ignore[misc]
-        print(
-            f"{name:16} {r['step_ms']:6.1f}ms {r['ratio_median']:8.4f} ({r['ratio_min']:.3f}-{r['ratio_max']:.3f}) "
-            f"{r['ratio_total']:10.4f} [{low:.3f}, {high:.3f}] {r['own_percent']:6.2f}% {r['looks']:6} {r['one_off_seconds']:6.2f}s",
-            flush=True,
-        )
+        pairs = f"{r['ratio_median']:8.4f} ({r['ratio_min']:.3f}-{r['ratio_max']:.3f})"
+        total = f"{r['ratio_total']:10.4f} [{low:.3f}, {high:.3f}]"
+        own = f"{r['own_percent']:6.2f}% {r['looks']:6} {r['one_off_seconds']:6.2f}s"
+        print(f"{name:16} {r['step_ms']:6.1f}ms {pairs} {total} {own}", flush=True)
     if args.save:
         facts = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
         RESULTS.write_text(json.dumps({"budget_percent": args.overhead, **facts, "trainings": found}, indent=1) + "\n")

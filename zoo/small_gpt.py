@@ -74,13 +74,15 @@ def main() -> None:
     ap = argparse.ArgumentParser()
     ap.add_argument("--layers", type=int, default=3)
     ap.add_argument("--steps", type=int, default=200)
+    ap.add_argument("--width", type=int, default=64)
+    ap.add_argument("--batch", type=int, default=16)
     args = ap.parse_args()
     torch.manual_seed(1337)
     text = datasets.load_diabetes().DESCR + datasets.load_digits().DESCR + datasets.load_iris().DESCR
     chars = sorted(set(text))
     ids = torch.tensor([chars.index(c) for c in text])
     train, valid = torch.cat([ids[:1000], ids[2000:]]), ids[1000:2000]  # the start is prose, the end references
-    cfg = Config(len(chars), layers=args.layers)
+    cfg = Config(len(chars), layers=args.layers, width=args.width)
 
     def get(part: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         at = torch.randint(len(part) - cfg.block - 1, (n,))
@@ -94,7 +96,7 @@ def main() -> None:
         scale = min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / args.steps))
         for group in opt.param_groups:
             group["lr"] = 3e-3 * scale
-        loss = model(*get(train, 16))
+        loss = model(*get(train, args.batch))
         opt.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)

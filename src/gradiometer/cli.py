@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -73,7 +74,7 @@ def _options(
 @app.command(context_settings=_AS_GIVEN)
 def run(
     command: Annotated[
-        list[str], typer.Argument(metavar="CMD...", help="A training script and its arguments, or -- and any command.")
+        list[str], typer.Argument(metavar="CMD", help="A training script and its arguments, or -- and any command.")
     ],
     out: Annotated[Path | None, typer.Option(help=f"Run folder; a new one under {RUNS_FOLDER} by default.")] = None,
     overhead: Annotated[
@@ -82,9 +83,9 @@ def run(
     every: Annotated[int | None, typer.Option(metavar="N", help="Look closely at every N-th step, whatever it costs.")] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Record and summarise only; write no report.html.")] = False,
 ) -> None:
-    r"""Watch a training without a change to its code, then say what is wrong with it.
+    """Watch a training without a change to its code, then say what is wrong with it.
 
-    \b
+    
     gradiometer run train.py --epochs 3
     gradiometer run --out runs/a -- torchrun --nproc-per-node 2 train.py
     gradiometer run -- python -m package.train
@@ -100,7 +101,7 @@ def run(
     resolved = launch.resolve(command)
     folder = create_folder(out, resolved, __version__)
     outcome = launch.launch(resolved, folder, overhead=overhead / 100.0, every=every)
-    _after_the_run(lambda: _conclude(folder, report=not no_report))
+    _after_the_run(lambda: _conclude(folder, html=not no_report))
     raise typer.Exit(outcome.status)
 
 
@@ -115,14 +116,15 @@ def _after_the_run(conclude: Callable[[], object]) -> None:
         _complain(GradiometerError(f"The report could not be made ({reason}).", "The record is kept; please report this."))
 
 
-def _conclude(folder: Path, *, report: bool) -> Summary:
-    """Summarise a run on standard error and write its report; returns the summary."""
+def _conclude(folder: Path, *, html: bool) -> None:
+    """Summarise a run on standard error and write its report."""
     from gradiometer.report.text import print_summary
 
     summary = _summary(folder)
-    written = _write_html(summary, folder / "report.html") if report else None
-    print_summary(summary, Console(stderr=True), written)
-    return summary
+    console = Console(stderr=True)
+    print_summary(summary, console)
+    if html:
+        console.print(f"Report: {_write_html(summary, folder / 'report.html')}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _summary(folder: Path) -> Summary:
@@ -152,14 +154,16 @@ def _write(path: Path, text: str) -> Path:
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="A run folder, or the name of a run; the newest run by default.")
+    ] = None,
     format: Annotated[Format, typer.Option("--format", "-f", help="text, html or json.")] = Format.TEXT,  # noqa: A002
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write; html goes to DIR/report.html.")] = None,
 ) -> None:
     """Report on a recorded run, also on one that is still going on."""
-    summary = _summary(folder)
+    summary = _summary(_find_run(folder))
     if format is Format.HTML:
-        typer.echo(_write_html(summary, output or folder / "report.html"))
+        typer.echo(_write_html(summary, output or summary.run.folder / "report.html"))
     elif format is Format.JSON:
         from gradiometer.report import json
 
@@ -171,8 +175,19 @@ def report(
     else:
         from gradiometer.report.text import print_summary
 
-        with output.open("w", encoding="utf-8") as file:
-            print_summary(summary, Console(file=file, width=120))
+        file = io.StringIO()
+        print_summary(summary, Console(file=file, width=120))
+        _write(output, file.getvalue())
+
+
+def _find_run(given: Path | None) -> Path:
+    if given is None:
+        known = list_runs()
+        if not known:
+            raise GradiometerError(f"There are no runs under {RUNS_FOLDER}.", "`gradiometer run train.py` makes one.")
+        return known[-1]
+    named = RUNS_FOLDER / given
+    return named if not given.exists() and given.name == str(given) and named.is_dir() else given
 
 
 def _emit(text: str, output: Path | None) -> None:
@@ -193,7 +208,7 @@ def runs(
     found = list_runs(base)
     if not found:
         raise GradiometerError(f"There are no runs under {base}.", "`gradiometer run train.py` makes one.")
-    Console().print(table(found[-limit:]))
+    Console().print(table(base, found[-limit:]))
 
 
 @app.command()

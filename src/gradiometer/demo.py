@@ -21,7 +21,7 @@ from gradiometer.report import html
 from gradiometer.report.summary import summarise
 from gradiometer.report.text import print_summary
 
-STEPS: Final = 800
+STEPS: Final = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,9 @@ def play(out: Path | None, console: Console) -> None:
         said = _train(command, folder, console)
         console.print(f"The training said: {said}")
         summary = summarise(load(folder))
+        print_summary(summary, console)
         report = folder / "report.html"
         report.write_text(html.render(summary), encoding="utf-8")
-        print_summary(summary, console, report)
         reports.append((case, report))
     console.print()
     console.print("Both trainings are the same script; only the size of the weights differs. Open the reports in a browser:")

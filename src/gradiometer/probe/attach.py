@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import gc
+import math
+import multiprocessing.util
 import os
 import traceback
 from collections.abc import Sequence
@@ -15,38 +17,58 @@ import torch
 
 from gradiometer.errors import GradiometerError
 from gradiometer.probe.observer import Observer
-from gradiometer.probe.safety import EventLog
 from gradiometer.probe.sampler import Sampler
 from gradiometer.probe.taps import Taps
 from gradiometer.record.folder import create_folder
 
 DEFAULT_OVERHEAD: Final = 0.01
+MIN_TORCH: Final = (2, 6)
 
 
 class Watch:
     """A probe in this process. Use as a context manager, or call `detach` when done.
 
     Attributes:
-        folder: the run folder it records to.
+        folder: the run folder it records to; absolute, for a script may change its directory.
     """
 
     def __init__(
-        self, folder: Path, overhead: float, every: int | None, optimizers: Sequence[torch.optim.Optimizer] = ()
+        self,
+        folder: Path,
+        overhead: float,
+        every: int | None,
+        optimizers: Sequence[torch.optim.Optimizer] = (),
+        *,
+        of_run: bool = False,
     ) -> None:
-        self.folder = folder
-        self._events = EventLog(folder)
+        self.folder = folder.absolute()
+        self._of_run = of_run
         self._taps = Taps(self._failed)
-        self._observer = Observer(folder, Sampler(overhead, every), self._taps.set_module_hooks, optimizers)
+        sampler = Sampler(overhead, every)
+        self._observer = Observer(self.folder, sampler, self._taps.set_module_hooks, optimizers)
+        self._events = self._observer.events  # one log: it warns once
         self._attached = True
 
     def _install(self) -> None:
-        self._taps.install(self._observer)
-        self._taps.set_module_hooks(True)
+        try:
+            self._taps.install(self._observer)
+            self._taps.set_module_hooks(True)
+        except BaseException:
+            self._taps.remove()
+            raise
         atexit.register(self.detach)
+        multiprocessing.util.register_after_fork(self, Watch._in_forked_child)
+
+    def _in_forked_child(self) -> None:
+        # such a child leaves by os._exit: atexit is never called there, finalizers are
+        multiprocessing.util.Finalize(self, self.detach, exitpriority=100)
 
     def adopt(self, model: torch.nn.Module) -> None:
         """Name the parameters and modules of a model before its first forward pass."""
-        self._observer.names.adopt(model)
+        try:
+            self._observer.names.adopt(model)
+        except Exception:  # noqa: BLE001  a module whose own methods fail; it gets another chance at its forward pass
+            return
 
     @property
     def attached(self) -> bool:
@@ -59,49 +81,85 @@ class Watch:
             return
         self._attached = False
         atexit.unregister(self.detach)
-        self._taps.remove()
         try:
+            self._taps.remove()
             self._observer.end()
         except Exception as error:  # noqa: BLE001  the training may be in the middle of anything
             self._log(error)
 
     def _failed(self, error: Exception) -> None:
         """The probe failed: say so once, leave the training alone."""
-        self._log(error)
         self._attached = False
+        atexit.unregister(self.detach)
+        self._log(error)
         try:
             self._observer.recorder.close()
-        except Exception as second:  # noqa: BLE001
-            self._log(second)
+        except Exception:  # noqa: BLE001  most likely for the same reason, and that has been told
+            return
 
     def _log(self, error: Exception) -> None:
-        where = traceback.format_exception(error)
-        self._events.add("probe-failed", error=f"{type(error).__name__}: {error}", trace="".join(where)[-4000:])
-        reason = error.strerror or str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        self._events.warn(f"stopped watching ({reason}); your training goes on")
+        try:
+            where = "".join(traceback.format_exception(error))[-4000:]
+            reason = error.strerror or str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            self._events.add("probe-failed", error=reason, trace=where)
+            self._events.warn(f"stopped watching ({reason}); your training goes on")
+        except Exception:  # noqa: BLE001  an exception of the user's that cannot even be printed
+            return
 
     def __enter__(self) -> Watch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.detach()
+        # `gradiometer run` watches the whole command, whatever part of it the script would have watched by itself
+        if not self._of_run:
+            self.detach()
 
 
 _current: Watch | None = None
 
 
 def attach_from_environment() -> None:
-    """Attach because ``GRADIOMETER_RUN`` is set; called once torch has been imported."""
+    """Attach because ``GRADIOMETER_RUN`` is set; called once torch has been imported. Does nothing if already attached.
+
+    Raises:
+        GradiometerError: one of the ``GRADIOMETER_`` variables makes no sense.
+    """
     global _current
     folder = os.environ.get("GRADIOMETER_RUN")
     if not folder or _current is not None:
         return
-    every = os.environ.get("GRADIOMETER_EVERY")
-    overhead = float(os.environ.get("GRADIOMETER_OVERHEAD", DEFAULT_OVERHEAD))
-    watch = Watch(Path(folder), overhead, int(every) if every else None)
-    watch._events.add("torch", version=str(torch.__version__))  # pyright: ignore[reportPrivateUsage]
-    watch._install()  # pyright: ignore[reportPrivateUsage]
-    _current = watch
+    overhead, every = _overhead_from_environment(), _every_from_environment()
+    made = Watch(Path(folder), overhead, every, of_run=True)
+    made._install()  # pyright: ignore[reportPrivateUsage]
+    _current = made
+
+
+def _overhead_from_environment() -> float:
+    text = os.environ.get("GRADIOMETER_OVERHEAD") or str(DEFAULT_OVERHEAD)
+    try:
+        overhead = float(text)
+    except ValueError:
+        overhead = math.nan
+    return _checked_overhead(overhead, f"GRADIOMETER_OVERHEAD is {text!r}.")
+
+
+def _every_from_environment() -> int | None:
+    text = os.environ.get("GRADIOMETER_EVERY")
+    if not text:
+        return None
+    return _checked_every(int(text) if text.isascii() and text.isdigit() else 0, f"GRADIOMETER_EVERY is {text!r}.")
+
+
+def _checked_overhead(overhead: float, sentence: str) -> float:
+    if not 0.0 < overhead <= 1.0:
+        raise GradiometerError(sentence, "Give a share of the training's time, such as 0.01.")
+    return overhead
+
+
+def _checked_every(every: int, sentence: str) -> int:
+    if every < 1:
+        raise GradiometerError(sentence, "Give a number of steps, at least 1.")
+    return every
 
 
 def watch(
@@ -115,7 +173,8 @@ def watch(
     """Watch the training of this process from here on.
 
     Everything that trains in the process is watched; ``model`` only fixes the names of its layers beforehand. Under
-    ``gradiometer run`` the probe is attached already and that one is returned.
+    ``gradiometer run`` the probe is attached already: that one is returned, its folder and budget stay those of the
+    command line, and leaving the ``with`` block does not end it (``detach()`` does).
 
     Args:
         model: the model that is trained; None waits for the first forward pass.
@@ -128,28 +187,43 @@ def watch(
         A `Watch`: a context manager with ``detach()``; ``gradiometer.load(watch.folder)`` reads what it recorded.
 
     Raises:
-        GradiometerError: another watch is active, an argument is out of range, or the folder cannot be written.
+        GradiometerError: another watch is active, an argument is out of range, the folder cannot be written, or torch is
+            too old.
     """
     global _current
-    if not 0.0 < overhead <= 1.0:
-        raise GradiometerError(f"overhead is {overhead}.", "Give a share of the training's time, such as 0.01.")
-    if every is not None and every < 1:
-        raise GradiometerError(f"every is {every}.", "Give a number of steps, at least 1.")
+    _checked_overhead(overhead, f"overhead is {overhead}.")
+    if every is not None:
+        _checked_every(every, f"every is {every}.")
+    of_run = os.environ.get("GRADIOMETER_RUN") if out is None else None
     if _current is not None and _current.attached:
-        if os.environ.get("GRADIOMETER_RUN") and out is None:
-            if model is not None:
-                _current.adopt(model)
-            return _current
-        raise GradiometerError("This process is being watched already.", "Call detach() on the watch you have first.")
+        if not of_run:
+            raise GradiometerError(
+                "This process is being watched already.",
+                "Leave `out` away under `gradiometer run`; else call detach() on the watch you have first.",
+            )
+        if model is not None:
+            _current.adopt(model)
+        return _current
+    _check_torch()
     from gradiometer import __version__
 
-    folder = create_folder(Path(out) if out is not None else None, ["gradiometer.watch()"], __version__)
-    made = Watch(folder, overhead, every, [optimizer] if optimizer is not None else _live_optimizers())
+    if of_run:  # the script detached the run's probe before, or Python was started in a way that kept it out
+        folder = Path(of_run)
+    else:
+        folder = create_folder(Path(out) if out is not None else None, ["gradiometer.watch()"], __version__)
+    optimizers = [optimizer] if optimizer is not None else _live_optimizers()
+    made = Watch(folder, overhead, every, optimizers, of_run=bool(of_run))
     if model is not None:
         made.adopt(model)
     made._install()  # pyright: ignore[reportPrivateUsage]
     _current = made
     return made
+
+
+def _check_torch() -> None:
+    version = str(torch.__version__)
+    if tuple(int(part) for part in version.split(".")[:2]) < MIN_TORCH:
+        raise GradiometerError(f"This is torch {version}.", f"Gradiometer needs torch {MIN_TORCH[0]}.{MIN_TORCH[1]} or newer.")
 
 
 def _live_optimizers() -> list[torch.optim.Optimizer]:

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import unserializable_hook
 
 from gradiometer.probe import graph, signals
 from gradiometer.probe.recorder import Recorder
@@ -206,7 +207,7 @@ class Look:
             if look is not None and not look.muted:
                 look.measure_gradient(look.rows.setdefault(index, SiteRow(index, order)), gradient, label)
 
-        return hook
+        return unserializable_hook(hook)  # else torch warns of it when the user saves the tensor
 
     def measure_gradient(self, row: SiteRow, gradient: Tensor, label: str) -> None:
         """Add the gradient of an output. Called by autograd, possibly from another thread: never raises."""

@@ -10,6 +10,7 @@ backward pass, for a second optimizer that steps after the same backward, or for
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import time
 import weakref
@@ -194,6 +195,8 @@ class Observer:
         """After a fork this is another training: it gets a record of its own."""
         if os.getpid() != self._pid:
             self.recorder.check_process()
+            self._memory = Memory(self.names, self.recorder)  # what it remembers has the numbers of the parent's sites
+            self._sampler.restart()
             self._set_hooks(False)
             self._start()
 
@@ -357,7 +360,6 @@ class Observer:
 
     def step_begin(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer is about to step."""
-        self.check_process()
         self._optimizers_known = True
         self._in_step = True
         self._stepping = [p for group in optimizer.param_groups for p in group["params"]]
@@ -438,8 +440,8 @@ class Observer:
             return
         self._hooks(False)
         look = self._look
-        if look is not None and (self._backwards or look.rows):
-            # measured, but the step never came: a crash, or no backward at all
+        if look is not None and (self._backwards or (look.rows and multiprocessing.parent_process() is None)):
+            # measured, but the step never came: a crash, or no backward at all (in a data worker that is as it should be)
             look.write_outputs()
             look.write_parameters()
         if self._trailing is not None and not self._optimizers_known:

@@ -49,6 +49,7 @@ class Recorder:
         self._writer: FrameWriter | None = None
         self._sites: dict[tuple[str, str, str], int] = {}
         self._chain_of: dict[int, int] = {}
+        self._news: list[dict[str, Any] | list[int]] = []
         self._waiting: list[_Pending] = []
         self._flushed = time.monotonic()
 
@@ -64,10 +65,10 @@ class Recorder:
 
     def _open(self) -> FrameWriter:
         if self._writer is None:
-            rank = int(os.environ.get("RANK", "0"))
+            rank = _number("RANK", 0)
             header = {
                 "rank": rank,
-                "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+                "world_size": _number("WORLD_SIZE", 1),
                 "pid": self._pid,
                 "argv": sys.argv,
                 "executable": sys.executable,
@@ -76,16 +77,23 @@ class Recorder:
                 "platform": platform.platform(),
                 "threads": torch.get_num_threads(),
             }
-            self._writer = FrameWriter(self._folder / f"rank{rank}-{self._pid}.frames", header)
+            self._writer = FrameWriter(self._new_file(f"rank{rank}-{self._pid}"), header)
         return self._writer
+
+    def _new_file(self, stem: str) -> Path:
+        path, number = self._folder / f"{stem}.frames", 1
+        while path.exists():  # watched before in this process, or another machine's process with the same number
+            number += 1
+            path = self._folder / f"{stem}-{number}.frames"
+        return path
 
     def site(self, model: str, place: str, name: str, **facts: Any) -> int:
         """Number of a site, described on first use. ``facts``: kind, role, module, units, trainable."""
         key = (model, place, name)
         index = self._sites.get(key)
         if index is None:
-            index = self._open().add_site({"model": model, "place": place, "name": name, **facts})
-            self._sites[key] = index
+            index = self._sites[key] = len(self._sites)
+            self._news.append({"model": model, "place": place, "name": name, **facts})
         return index
 
     def link(self, sites: Sequence[int]) -> None:
@@ -93,7 +101,7 @@ class Recorder:
         known = {self._chain_of.get(s) for s in sites}
         if len(known) == 1 and None not in known:
             return
-        self._open().add_link(sites)
+        self._news.append(list(sites))
         chain = self._chain_of.setdefault(sites[0], sites[0])
         merged = known - {None, chain}
         if merged:
@@ -131,14 +139,29 @@ class Recorder:
             numbers = [float(v) for v in pending.values]
             flags = pending.flags | _nonfinite_flag(pending.group, pending.flags, numbers)
             rows.append(pack(pending.step, pending.site, pending.group, flags, numbers))
-        self._open().write_rows(rows)
+        writer = self._open()
+        for news in self._news:
+            if isinstance(news, dict):
+                writer.add_site(news)
+            else:
+                writer.add_link(news)
+        self._news.clear()
+        writer.write_rows(rows)
 
     def close(self) -> None:
         """Write what waits and close the file."""
-        self.flush()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        try:
+            self.flush()
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+
+def _number(variable: str, otherwise: int) -> int:
+    """A launcher's variable; some schedulers set it to nothing."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isascii() and text.isdigit() else otherwise
 
 
 # columns whose being NaN or infinite says that the tensor behind the row was

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +36,9 @@ class EventLog:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            self.warn(f"the run folder cannot be written ({error.strerror}); the training goes on, the record may lack its end")
+            self.warn(
+                f"the run folder cannot be written ({error.strerror}); your training goes on, the record may lack its end"
+            )
 
     def note(self, sentence: str) -> None:
         """A sentence for the report about what could not be measured; each is written once."""
@@ -50,5 +53,21 @@ class EventLog:
         self._warned = True
         try:
             sys.stderr.write(f"gradiometer: {sentence}\n")
-        except (OSError, ValueError):  # standard error is closed: nobody is there to be told
+        except Exception:  # noqa: BLE001  closed, or the script's own: nobody is there to be told
             return
+
+
+def comes_from_a_signal(error: BaseException) -> bool:
+    """Whether an exception was raised by a signal handler of the user's.
+
+    A handler may run at any moment, also in the middle of our own code: a timeout it raises is for the training, not a
+    failure of ours.
+    """
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = {getattr(handler, "__code__", None) for handler in handlers if callable(handler)}
+    frame = error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code in codes:
+            return True
+        frame = frame.tb_next
+    return False

@@ -9,6 +9,10 @@ ALLOWANCE: Final = 0.25
 """Seconds that a first series of looks may cost beyond the running budget, once: without it a training of a few seconds
 could not be looked at at all. The series is log-spaced, so it reaches over any length of training."""
 
+FIRST_LOOKS: Final = 8
+"""Looks of the first series that are taken whatever they cost: on a busy machine or with a large model a quarter of a
+second buys one or two, too few to tell what lasts from what heals. A look costs about one step, rarely more than three."""
+
 SERIES_GROWTH: Final = 0.3
 """The gap to the next look of the first series, as a share of the steps so far: 0, 1, 2, 3, 4, 6, 8, 11, 15, 20, ..."""
 
@@ -49,6 +53,11 @@ class Sampler:
     _trouble: bool = False
     _random: int = 0x2545F491
     _norms: float = 0.0
+    _taken: int = 0
+
+    def restart(self) -> None:
+        """A new training begins, in a forked process: what was spent and planned was the parent's."""
+        self.__init__(self.fraction, self.every)
 
     def trouble(self) -> None:
         """Something happened (a jump of the loss, a NaN): look at the next step whatever the budget says."""
@@ -79,16 +88,17 @@ class Sampler:
             return True
         if self.every is not None:
             return step % (self.every * stride) == 0
-        self._from_series = step == 0 or (step >= self._series and self._paid + self._look_cost <= ALLOWANCE)
+        self._from_series = step >= self._series and self._looks_left() >= 1.0
         return self._from_series or (step >= self._running and self._look_cost <= self.spare(elapsed, spent))
 
     def looked(self, step: int, cost: float, stride: int) -> None:
         """Tell what a look cost (seconds); plans the next one."""
         # the first look also pays for things that happen once (names, files): it does not count as typical
         typical = cost if step else 0.5 * cost
-        self._look_cost = typical if self._look_cost == 0.0 else max(typical, 0.5 * (self._look_cost + typical))
+        self._look_cost = typical if self._look_cost == 0.0 else 0.5 * (self._look_cost + typical)
         if self._from_series:
-            self._paid += min(cost, ALLOWANCE)
+            self._paid += cost
+            self._taken += 1
         # jitter from a generator of our own: a fixed cadence could see only one of two optimizers that take turns, or
         # only the last micro-batch
         self._random = (1103515245 * self._random + 12345) & 0x7FFFFFFF
@@ -96,9 +106,13 @@ class Sampler:
         self._running = step + gap + (self._random >> 16) % (gap // 4 + 2)
         if step >= self._series:
             # what is left of the allowance must reach over the training: looks that cost much are spread wider
-            left = max((ALLOWANCE - self._paid) / max(self._look_cost, 1e-6), 1.0)
+            left = max(self._looks_left(), 1.0)
             growth = max(SERIES_GROWTH, (SERIES_REACH / (step + 1)) ** (1.0 / left) - 1.0)
             self._series = step + 1 + int(growth * step)
+
+    def _looks_left(self) -> float:
+        """How many looks the first series still has."""
+        return max((ALLOWANCE - self._paid) / max(self._look_cost, 1e-6), float(FIRST_LOOKS - self._taken))
 
     def norm_fits(self, cost: float, elapsed: float) -> bool:
         """Whether a gradient norm of the given cost (seconds) fits its share of the running budget."""

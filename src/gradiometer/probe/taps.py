@@ -11,7 +11,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from types import FrameType
+from types import FrameType, GeneratorType
 from typing import Any, Final
 
 import torch
@@ -20,6 +20,7 @@ import torch.optim.optimizer as torch_optimizer
 from torch import Tensor
 
 from gradiometer.probe.observer import Observer
+from gradiometer.probe.safety import comes_from_a_signal
 
 _CLIP_HOMES: Final = (torch.nn.utils, torch.nn.utils.clip_grad)
 
@@ -49,8 +50,11 @@ class Taps:
         self._busy = True
         began = time.perf_counter()
         try:
+            observer.check_process()
             return call(observer)
-        except Exception as error:  # noqa: BLE001  our failure never becomes the user's
+        except Exception as error:  # our failure never becomes the user's
+            if comes_from_a_signal(error):
+                raise
             self.remove()
             self._fail(error)
             return None
@@ -66,15 +70,14 @@ class Taps:
         pre = torch_optimizer.register_optimizer_step_pre_hook(self._before_step)
         post = torch_optimizer.register_optimizer_step_post_hook(self._after_step)
         self._undo += [pre.remove, post.remove]
-        self._wrap(torch.optim.Optimizer, "__init__", self._optimizer_init)
-        self._wrap(torch.autograd, "backward", self._backward)
-        self._wrap(torch.autograd, "grad", self._grad)
-        for home in _CLIP_HOMES:
-            self._wrap(home, "clip_grad_norm_", self._clip)
-        self._wrap(torch.amp.GradScaler, "scale", self._scaler_scale)
-        self._wrap(torch.amp.GradScaler, "step", self._scaler_step)
-        self._wrap(torch, "compile", self._compile)
-        self._wrap(torch.nn.Module, "compile", self._compile)
+        self._wrap((torch.optim.Optimizer,), "__init__", self._optimizer_init)
+        self._wrap((torch.autograd,), "backward", self._backward)
+        self._wrap((torch.autograd,), "grad", self._grad)
+        self._wrap(_CLIP_HOMES, "clip_grad_norm_", self._clip)
+        self._wrap((torch.amp.GradScaler,), "scale", self._scaler_scale)
+        self._wrap((torch.amp.GradScaler,), "step", self._scaler_step)
+        self._wrap((torch,), "compile", self._compile)
+        self._wrap((torch.nn.Module,), "compile", self._compile)
 
     def remove(self) -> None:
         """Take every tap off. A wrapper that somebody wrapped again in the meantime stays, and does nothing."""
@@ -93,14 +96,18 @@ class Taps:
                 torch_module.register_module_forward_hook(self._leave),
             ]
 
-    def _wrap(self, home: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        original = getattr(home, name)
+    def _wrap(self, homes: Sequence[Any], name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Put a wrapper in place of a function; one wrapper for all its homes, so that it can be pickled by reference."""
+        original = getattr(homes[0], name)
         wrapper = functools.wraps(original)(make(original))
-        setattr(home, name, wrapper)
+        for home in homes:
+            setattr(home, name, wrapper)
+        self._undo.append(_as_builtin(original, wrapper))
 
         def undo() -> None:
-            if getattr(home, name) is wrapper:
-                setattr(home, name, original)
+            for home in homes:
+                if getattr(home, name) is wrapper:
+                    setattr(home, name, original)
 
         self._undo.append(undo)
 
@@ -118,11 +125,15 @@ class Taps:
 
     def _backward(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-            if _transformed() or torch._C._current_graph_task_id() != -1:
+            if _transformed() or self._observer is None or torch._C._current_graph_task_id() != -1:
                 return original(tensors, *args, **kwargs)  # inside another backward: checkpointing, custom functions
             roots = _tensors(tensors)
             leaves: list[Tensor] = self._guarded(lambda o: o.backward_begin(roots)) or [] if roots else []
-            result = original(tensors, *args, **kwargs)
+            try:
+                result = original(tensors, *args, **kwargs)
+            except BaseException as error:
+                _hide_frame(error)
+                raise
             if roots:
                 self._guarded(lambda o: o.backward_end(leaves))
             return result
@@ -131,8 +142,7 @@ class Taps:
 
     def _grad(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def grad(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            observer = self._observer
-            if observer is None or _transformed():
+            if _transformed() or (observer := self._observer) is None:
                 return original(outputs, inputs, *args, **kwargs)
             roots, wanted = _tensors(outputs), _tensors(inputs)
             training = bool(observer.needs_leaf_gradients and roots and wanted and all(w.is_leaf for w in wanted))
@@ -142,6 +152,9 @@ class Taps:
                 self._guarded(lambda o: o.other_gradient(True))
             try:
                 result = original(outputs, inputs, *args, **kwargs)
+            except BaseException as error:
+                _hide_frame(error)
+                raise
             finally:
                 if not training:
                     self._guarded(lambda o: o.other_gradient(False))
@@ -170,18 +183,30 @@ class Taps:
 
     def _optimizer_init(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def __init__(optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
-            original(optimizer, *args, **kwargs)
+            try:
+                original(optimizer, *args, **kwargs)
+            except BaseException as error:
+                _hide_frame(error)
+                raise
             self._guarded(lambda o: o.optimizer_made(optimizer))
 
         return __init__
 
     def _clip(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
-            if not isinstance(parameters, (Tensor, list, tuple)):
-                parameters = list(parameters)  # a generator can be read once
+            if _transformed() or self._observer is None:
+                return original(parameters, max_norm, *args, **kwargs)
             listed: list[Tensor] = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+            if isinstance(parameters, GeneratorType):
+                parameters = (parameter for parameter in listed)  # that one could be read once; torch warns of empty ones
+            elif not isinstance(parameters, (Tensor, list, tuple)):
+                parameters = listed
             self._guarded(lambda o: o.clip_begin(listed))
-            norm = original(parameters, max_norm, *args, **kwargs)
+            try:
+                norm = original(parameters, max_norm, *args, **kwargs)
+            except BaseException as error:
+                _hide_frame(error)
+                raise
             self._guarded(lambda o: o.clip_end(norm, float(max_norm)))
             return norm
 
@@ -189,7 +214,11 @@ class Taps:
 
     def _scaler_scale(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def scale(scaler: Any, outputs: Any) -> Any:
-            result = original(scaler, outputs)
+            try:
+                result = original(scaler, outputs)
+            except BaseException as error:
+                _hide_frame(error)
+                raise
             # reading the factor waits for an accelerator, so it is read where it costs nothing
             if isinstance(outputs, Tensor) and outputs.device.type == "cpu" and scaler.is_enabled():
                 self._guarded(lambda o: o.scale(scaler.get_scale()))
@@ -201,7 +230,11 @@ class Taps:
         def step(scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
             observer = self._observer
             before = observer.steps_taken if observer is not None else 0
-            result = original(scaler, optimizer, *args, **kwargs)
+            try:
+                result = original(scaler, optimizer, *args, **kwargs)
+            except BaseException as error:
+                _hide_frame(error)
+                raise
             self._guarded(lambda o: o.scaler_stepped(before))
             return result
 
@@ -210,9 +243,36 @@ class Taps:
     def _compile(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def compile(*args: Any, **kwargs: Any) -> Any:
             self._guarded(lambda o: o.compiling())
-            return original(*args, **kwargs)
+            try:
+                return original(*args, **kwargs)
+            except BaseException as error:
+                _hide_frame(error)
+                raise
 
         return compile
+
+
+def _hide_frame(error: BaseException) -> None:
+    """Take the wrapper that is handling this exception out of its traceback, which is then what it is without us."""
+    if error.__traceback__ is not None:
+        error.__traceback__ = error.__traceback__.tb_next
+
+
+def _as_builtin(original: Callable[..., Any], wrapper: Callable[..., Any]) -> Callable[[], None]:
+    """Tell torch.jit.script, which knows some functions by their identity, that the wrapper is one; returns the undo."""
+    builtins = torch.jit._builtins
+    pairs = [(wrapper, operator) for function, operator in builtins._builtin_ops if function is original]
+    builtins._builtin_ops.extend(pairs)
+    if builtins._builtin_table is not None:
+        builtins._builtin_table.update({id(function): operator for function, operator in pairs})
+
+    def undo() -> None:
+        for pair in pairs:
+            builtins._builtin_ops.remove(pair)
+        if builtins._builtin_table is not None and pairs:
+            builtins._builtin_table.pop(id(wrapper), None)
+
+    return undo
 
 
 def _is_called_by(frame: FrameType, outer: int) -> bool:
@@ -234,6 +294,10 @@ def _tensors(value: Any) -> Sequence[Tensor]:
 
 
 def _transformed() -> bool:
-    """Inside torch.compile, tracing or torch.func nothing may be measured: tensors there are no numbers."""
-    inside_func = torch._C._functorch.peek_interpreter_stack() is not None
-    return inside_func or torch.compiler.is_compiling() or torch.jit.is_tracing()
+    """Inside torch.compile, tracing or torch.func nothing may be measured: tensors there are no numbers.
+
+    ``is_compiling`` comes first: the compiler knows it for true, and so never meets what it would have to break a graph for.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None

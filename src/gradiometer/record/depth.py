@@ -1,12 +1,11 @@
-"""Arithmetic along depth, shared by rules and figures: envelopes, robust slope, where a fall begins.
+"""Arithmetic along depth, shared by rules and figures: how far a quantity falls towards an end, and a robust slope.
 
 Everything here works on ``y``: log10 of a positive quantity at sites in order of execution (input first).
 ``-inf`` is an exact zero, ``nan`` is unknown.
 
-Why envelopes: a residual network has sites inside branches that rightly carry little (exactly nothing, when a branch is
-initialised to zero) while the trunk beside them is healthy. What matters is how much *any* site that near to the input
-(or to the output) carries, so the front is the running maximum from the input and the back the running maximum from
-the output. In a plain chain both equal the chain itself.
+Why ends and maxima: a residual network has sites inside branches that rightly carry little (exactly nothing, when a
+branch is initialised to zero) while the trunk beside them is healthy. What matters is how much *any* site at that end of
+the network carries, against the most that any other site does.
 """
 
 from __future__ import annotations
@@ -36,44 +35,44 @@ def end_width(count: int) -> int:
 
 
 def fall_towards_input(y: FloatArray) -> float:
-    """Decades by which ``y`` is lower near the input than near the output (0 if it is not lower).
+    """Decades by which ``y`` is lower near the input than elsewhere (0 if it is not lower).
 
-    The lowest a whole input end gets, against the highest at any later site. A fall to an exact zero counts as
-    `ZERO_DECADES`; NaN sites are left out; fewer than three known sites give NaN.
+    The highest of the input end against the highest of all later sites, so a chain that falls steadily gives about the
+    difference of its two ends. A fall to an exact zero counts as `ZERO_DECADES`; NaN sites are left out; fewer than three
+    known sites give NaN.
     """
-    return _fall(y)
-
-
-def fall_towards_output(y: FloatArray) -> float:
-    """Decades by which ``y`` is lower near the output than near the input (0 if it is not lower)."""
-    return _fall(y[::-1])
-
-
-def falls_towards_input(y: FloatArray) -> FloatArray:
-    """`fall_towards_input` of each row of ``y``, shape (S, n) -> (S,)."""
-    return np.array([_fall(row) for row in y], dtype=np.float64)
-
-
-def falls_towards_output(y: FloatArray) -> FloatArray:
-    """`fall_towards_output` of each row of ``y``, shape (S, n) -> (S,)."""
-    return np.array([_fall(row[::-1]) for row in y], dtype=np.float64)
-
-
-def _fall(y: FloatArray) -> float:
     known = y[~np.isnan(y)]
     if known.size < 3:
         return math.nan
     width = end_width(known.size)
-    front = np.maximum.accumulate(known)
-    back = np.maximum.accumulate(known[::-1])[::-1]
-    # the cut lies after site i: sites 0..i are the front, i+1.. the back
-    low, high = front[width - 1 : -1], back[width:]
-    if not np.isfinite(high).any():
+    low, high = float(known[:width].max()), float(known[width:].max())
+    if not math.isfinite(high):
         return 0.0  # zero everywhere: nothing to compare with, not a fall along depth
-    with np.errstate(invalid="ignore"):  # an exact zero on both sides is no fall
-        fall = np.where(np.isneginf(low) & np.isfinite(high), ZERO_DECADES, high - low)
-    fall = fall[np.isfinite(fall)]
-    return float(max(fall.max(initial=0.0), 0.0))
+    return max(high - low, 0.0) if math.isfinite(low) else ZERO_DECADES
+
+
+def fall_towards_output(y: FloatArray) -> float:
+    """Decades by which ``y`` is lower near the output than elsewhere (0 if it is not lower)."""
+    return fall_towards_input(y[::-1])
+
+
+def falls_towards_input(y: FloatArray) -> FloatArray:
+    """`fall_towards_input` of each row of ``y``, shape (S, n) -> (S,)."""
+    return np.array([fall_towards_input(row) for row in y], dtype=np.float64)
+
+
+def falls_towards_output(y: FloatArray) -> FloatArray:
+    """`fall_towards_output` of each row of ``y``, shape (S, n) -> (S,)."""
+    return np.array([fall_towards_output(row) for row in y], dtype=np.float64)
+
+
+def output_end(y: FloatArray) -> int:
+    """Position of the highest known site of the output end; -1 if no site is known."""
+    known = np.flatnonzero(~np.isnan(y))
+    if not known.size:
+        return -1
+    end = known[-end_width(known.size) :]
+    return int(end[np.argmax(y[end])])
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ This module runs inside the user's training: standard library only.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -150,7 +151,13 @@ class FrameWriter:
         # The site table comes first: a record file that exists always has one.
         self._sites = os.open(sites_path(path), os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
         self._rows = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
-        os.write(self._rows, MAGIC + struct.pack("<I", len(text)) + text)
+        try:
+            _write(self._rows, MAGIC + struct.pack("<I", len(text)) + text)
+        except OSError:
+            self.close()  # a record that is cut off inside its header could not be read
+            path.unlink()
+            sites_path(path).unlink()
+            raise
         self._cap = cap
         self._size = 0
         self._count = 0
@@ -164,28 +171,32 @@ class FrameWriter:
     def add_site(self, description: Mapping[str, Any]) -> int:
         """Describe a new site; returns its index."""
         line = json.dumps({"index": self._count, **description}) + "\n"
-        os.write(self._sites, line.encode())
+        _write(self._sites, line.encode())
         self._count += 1
         return self._count - 1
 
     def add_link(self, sites: Sequence[int]) -> None:
         """Say that these sites (indices) lie on one way through the network."""
-        os.write(self._sites, (json.dumps({"linked": list(sites)}) + "\n").encode())
+        _write(self._sites, (json.dumps({"linked": list(sites)}) + "\n").encode())
 
     def write_rows(self, rows: Sequence[bytes]) -> None:
         """Append packed rows in one write; drops them once the cap is reached."""
         data = b"".join(rows)
         if self._size + len(data) > self._cap:
             return
-        written = os.write(self._rows, data)
-        self._size += written
-        if written != len(data):
-            raise OSError(f"only {written} of {len(data)} bytes of the record could be written")
+        _write(self._rows, data)
+        self._size += len(data)
 
     def close(self) -> None:
         """Close the descriptors; the file needs no trailer."""
         os.close(self._rows)
         os.close(self._sites)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """One ``write(2)``; a short one is an error, as a disk that is full cuts the last write before it refuses the next."""
+    if os.write(descriptor, data) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def pack(step: int, site: int, group: Group, flags: int, values: Sequence[float]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from gradiometer.record.frames import Flag
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+
+BLOWN_UP: Final = 10.0
+"""Three losses in a row spread less than this in any training of the zoo that is well."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Learning:
 
     Attributes:
         steps: steps with a finite loss.
-        start: median of the first three losses.
+        start: median of the first three losses; the very first where that median is more than ten times as large, because
+            then the first updates blew the loss up, and to come down from there is no progress.
         end: median of the last fifth (at most 50 steps, at least 3).
         noise: robust standard deviation of the loss about its median over the last fifth.
         best: lowest median over a fifth of that length anywhere.
@@ -74,4 +79,5 @@ class Learning:
         noise = float(1.4826 * np.median(np.abs(last - end)))
         blocks = loss[: loss.size // window * window].reshape(-1, window)
         best = float(min(np.median(blocks, axis=1).min(), end))
-        return Learning(int(loss.size), float(np.median(loss[:3])), end, noise, best)
+        first, start = float(loss[0]), float(np.median(loss[:3]))
+        return Learning(int(loss.size), first if start > BLOWN_UP * abs(first) else start, end, noise, best)

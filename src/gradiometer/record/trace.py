@@ -101,7 +101,7 @@ class Trace:
     @cached_property
     def log10_update_ratio(self) -> FloatArray:
         """log10 of |update| / |weight| of a parameter; NaN where unknown or the weight is zero."""
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             ratio = self.values["update_sumsq"] / self.values["weight_sumsq"]
         return _half_log10(np.where(np.isfinite(ratio), ratio, np.nan))
 
@@ -250,6 +250,6 @@ def _half_log10(x: FloatArray) -> FloatArray:
 
 
 def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         share = part / whole
     return np.where(np.isfinite(share), share, np.nan)

@@ -14,7 +14,7 @@ from gradiometer.record.frames import Flag
 from gradiometer.record.run import Run
 from gradiometer.record.trace import Trace
 from gradiometer.rules.diagnosis import Diagnosis, examine
-from gradiometer.types import Role, Severity, Site
+from gradiometer.types import Role, Severity, Site, VerdictWord
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,12 @@ class Summary:
         return sum(f.severity is Severity.ERROR for f in self.diagnosis.findings)
 
     @property
+    def ending(self) -> str:
+        """How the command ended, if not well; empty if well, still going on or unknown."""
+        status = self.run.info.get("status")
+        return f"The command ended with status {status}." if status else ""
+
+    @property
     def command(self) -> str:
         """The command as it was given, quoted for a shell."""
         import shlex
@@ -141,14 +147,17 @@ def summarise(run: Run, silence: str = "") -> Summary:
 
     Args:
         run: from `gradiometer.load`.
-        silence: why nothing was measured, if the launcher knows better than the record.
+        silence: how the command ended and why so little was measured, from `gradiometer.launch.explain_silence`; said
+            where the verdict is unknown or the probe failed.
     """
     trace = run.trace
     diagnosis = examine(trace)
     look = _pinned_look(trace, diagnosis)
-    sentence = diagnosis.sentence
-    if silence and not trace.steps_seen:
-        sentence = silence
+    sentence, notes = diagnosis.sentence, trace.notes
+    if silence and diagnosis.verdict is VerdictWord.UNKNOWN:
+        sentence = f"{silence} {diagnosis.sentence}" if trace.steps_seen else silence
+    elif silence and any(e.get("event") == "probe-failed" for e in trace.events):
+        notes = (silence, *notes)
     return Summary(
         run=run,
         diagnosis=diagnosis,
@@ -158,7 +167,7 @@ def summarise(run: Run, silence: str = "") -> Summary:
         profile=profile_at(trace, look) if look >= 0 else (),
         loss=_loss_facts(trace),
         cost=_cost(run),
-        notes=trace.notes,
+        notes=notes,
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from rich.console import Console, Group, RenderableType
@@ -19,6 +19,8 @@ from gradiometer.types import Finding, Severity, VerdictWord
 MAX_BARS: Final = 26
 """Layers in the bar chart; a deeper network is thinned evenly, the first and last layer always shown."""
 MAX_NAMES: Final = 4
+SHORT_SECONDS: Final = 60.0
+SHORT_RUN: Final = " Eight looks or 0.25 s, once, are beyond the budget: short trainings could not be seen without."
 
 _STYLES: Final = {
     VerdictWord.WELL: ("bold white on green4", "WELL"),
@@ -33,18 +35,14 @@ _DECADES_SHOWN: Final = 6.0
 """The bars span at least this many decades: within one decade a profile is flat, and must look it."""
 
 
-def print_summary(summary: Summary, console: Console, report: Path | None = None) -> None:
-    """Print the report.
-
-    Args:
-        summary: what to say.
-        console: where to.
-        report: path of the HTML report, if one was written.
-    """
-    console.print(renderable(summary, report, blocks="utf" in (console.encoding or "").lower()))
+def print_summary(summary: Summary, console: Console) -> None:
+    """Print the report to a console."""
+    if isinstance(console.file, io.TextIOWrapper):
+        console.file.reconfigure(errors="replace")  # a terminal that cannot show a character of a name must not end us
+    console.print(renderable(summary, blocks="utf" in (console.encoding or "").lower()))
 
 
-def renderable(summary: Summary, report: Path | None = None, *, blocks: bool = True) -> RenderableType:
+def renderable(summary: Summary, *, blocks: bool = True) -> RenderableType:
     """The report as something rich can print; ``blocks`` draws bars with block characters instead of ``#``."""
     parts: list[RenderableType] = [Line("gradiometer", style="dim"), _verdict(summary)]
     bars = _bars(summary, blocks)
@@ -52,16 +50,20 @@ def renderable(summary: Summary, report: Path | None = None, *, blocks: bool = T
         parts += [Text(), bars]
     for number, finding in enumerate(summary.diagnosis.findings, 1):
         parts += [Text(), _finding(number, finding, said=finding.sentence == summary.sentence)]
-    parts += [Text(), _facts(summary)]
+    facts = _facts(summary)
+    parts += [Text(), facts] if facts else []
     parts += [Text(f"Not measured: {plain(note)}", style="yellow") for note in summary.notes]
-    if report is not None:
-        parts.append(Text.assemble("Report: ", (str(report), "bold")))
     return Group(*parts)
 
 
 def plain(text: str) -> str:
     """Text safe for a terminal: names of layers are the user's, and may hold escape sequences."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def counted(number: int, thing: str) -> str:
+    """A number with its noun: "1 step", "2 steps"."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
 def _verdict(summary: Summary) -> Text:
@@ -157,18 +159,20 @@ def _names(names: Sequence[str]) -> str:
 
 def _facts(summary: Summary) -> Text:
     loss, cost = summary.loss, summary.cost
-    words: list[str] = []
+    unknown = summary.diagnosis.verdict is VerdictWord.UNKNOWN  # then the verdict says how it ended
+    words = [summary.ending] if summary.ending and not unknown else []
     if math.isfinite(loss.start):
-        words.append(f"Loss {loss.start:.4g} to {loss.end:.4g} in {cost.steps} steps.")
+        words.append(f"Loss {loss.start:.4g} to {loss.end:.4g} in {counted(cost.steps, 'step')}.")
     elif cost.steps:
-        words.append(f"{cost.steps} step{'s' if cost.steps > 1 else ''} seen.")
+        words.append(f"{counted(cost.steps, 'step')} seen.")
     if loss.clipped:
         words.append(f"{loss.clipped} clipped.")
     if loss.skipped:
         words.append(f"{loss.skipped} skipped by the gradient scaler.")
     if math.isfinite(cost.overhead_percent):
         words.append(
-            f"Watching looked at {cost.looks} steps closely and took {cost.own_seconds:.2f} s "
+            f"Watching looked at {counted(cost.looks, 'step')} closely and took {cost.own_seconds:.2f} s "
             f"({cost.overhead_percent:.1f} % of {cost.seconds:.1f} s)."
+            + (SHORT_RUN if cost.seconds < SHORT_SECONDS and cost.overhead_percent > 1.0 else "")
         )
     return Text(" ".join(words), style="dim")

@@ -9,10 +9,12 @@ Why it hurts:
 
 How we tell:
     Per unit (channel), the examples since it was last non-zero. Half of all *elements* being zero is how a ReLU network
-    works and is not counted.
+    works and is not counted. It is an error where the training does not learn and a dead layer cuts off what is before
+    it, or half of the rectified layers are dead; a few unused layers of a network that learns are only a note.
 
 When it is wrong:
-    A wide layer of a trained network may rightly leave many units unused; experts that few examples are routed to.
+    A wide layer of a trained network may rightly leave many units unused, and so may experts that few examples are
+    routed to, or a layer that is made sparse on purpose.
 
 What helps:
     - a smaller learning rate (one step too large pushes the biases far below zero)
@@ -30,7 +32,9 @@ from typing import Final
 
 import numpy as np
 
-from gradiometer.record.trace import Trace
+from gradiometer.record.frames import Group
+from gradiometer.record.trace import IntArray, Span, Trace
+from gradiometer.rules.judging import plural, seen, when
 from gradiometer.types import Evidence, Finding, Severity
 
 NAME: Final = "dead-units"
@@ -52,56 +56,69 @@ _HELPS: Final = (
 
 def find(trace: Trace) -> list[Finding]:
     """At most one finding, over all layers; see the module's text."""
-    index = trace.outputs
-    dead = trace.dead_share[:, index]
-    dead = np.where(trace.values["output_examples"][:, index] >= MIN_EXAMPLES, dead, np.nan)
-    with np.errstate(invalid="ignore"):
-        ill = np.asarray(dead >= WARN_SHARE)
-    span = trace.span(np.any(ill, axis=1))
+    examples = trace.values["output_examples"]
+    counted = examples >= MIN_EXAMPLES
+    rectified = np.array([i for i in trace.outputs if np.isfinite(trace.dead_share[:, i]).any()], dtype=np.int64)
+    dead = np.where(counted, trace.dead_share, np.nan)[:, rectified]
+    ill = np.asarray(dead >= WARN_SHARE)
+    span = trace.span(np.any(ill, axis=1), seen(trace, Group.OUTPUT, rectified))
     if span is None:
         return []
-    last = int(span.looks[-1])
-    worst = np.flatnonzero(ill[last])
-    names = trace.names(index)
-    blocked = [int(i) for i in worst if dead[last, i] >= BLOCKED_SHARE]
-    cut_off = bool(blocked) and _nothing_before(trace, int(trace.steps.size - 1), int(index[blocked[0]]))
-    severity = Severity.ERROR if span.at_end and not trace.learned and (cut_off or blocked) else Severity.WARNING
-    top = int(worst[np.argmax(dead[last, worst])])
-    onset = np.flatnonzero(np.any(ill, axis=1))[0]
-    start = int(np.flatnonzero(ill[onset])[-1 if not blocked else 0])
-    sentence = (
-        f"{100 * dead[last, top]:.0f} % of the units of `{names[top]}` are dead (zero on every example) from step {span.first}"
-        + (f"; {len(worst)} layers have more than {100 * WARN_SHARE:.0f} % dead units" if len(worst) > 1 else "")
-        + ("; no gradient passes to the layers before" if cut_off else "")
-        + "."
-    )
-    return [
-        Finding(
-            rule=NAME,
-            severity=severity,
-            confidence=0.95 if trace.values["output_examples"][last, index[top]] >= 1000 else 0.8,
-            sites=tuple(names[int(i)] for i in worst),
-            steps=(span.first, span.last),
-            sentence=sentence,
-            evidence=(
-                Evidence(
-                    f"share of units of {names[top]} that were zero on all of the last "
-                    f"{trace.values['output_examples'][last, index[top]]:.0f} examples",
-                    float(dead[last, top]),
-                    WARN_SHARE,
-                    "theory.md D1.5, raised on the calibration half of the zoo",
-                    "an example that makes those units answer",
-                ),
+    # the last look at which it held: what is dead stays dead, and more join
+    look, onset = int(span.looks[-1]), int(span.looks[0])
+    step, worst = int(trace.steps[look]), np.flatnonzero(ill[look])
+    names = trace.names(rectified)
+    blocked = np.flatnonzero(dead[look] >= BLOCKED_SHARE)
+    cut_off = blocked.size > 0 and _cut_off(trace, look, int(rectified[blocked[0]]))
+    most = 2 * len(worst) >= len(rectified)
+    top = int(blocked[0]) if cut_off else int(worst[np.argmax(dead[look, worst])])
+    seen_examples = float(examples[look, rectified[top]])
+    others = len(worst) - 1
+    sentence = f"{100 * dead[look, top]:.0f} % of the units of `{names[top]}` are dead (zero on every example), {when(span)}"
+    if others:
+        verb = "has" if others == 1 else "have"
+        sentence += f"; {plural(others, 'other layer', 'other layers')} {verb} more than {100 * WARN_SHARE:.0f} % dead units"
+    if cut_off:
+        sentence += "; no gradient reaches the layers before"
+    finding = Finding(
+        rule=NAME,
+        severity=_severity(trace, span, severe=cut_off or most, noticeable=blocked.size > 0 or most),
+        confidence=0.95 if seen_examples >= 1000 else 0.8,
+        sites=tuple(names[int(i)] for i in worst),
+        steps=(span.first, span.last),
+        sentence=sentence + ".",
+        evidence=(
+            Evidence(
+                f"share of the units of {names[top]} that were zero on all of the last {seen_examples:,.0f} examples, "
+                f"at step {step}",
+                float(dead[look, top]),
+                WARN_SHARE,
+                "theory.md D1.5, raised on the calibration half of the zoo",
+                "an example that makes those units answer",
             ),
-            helps=_HELPS,
-            starts=names[start],
-            shows=tuple(names[int(i)] for i in worst),
-        )
-    ]
+        ),
+        helps=_HELPS,
+        starts=names[int(np.flatnonzero(ill[onset])[0])],
+        shows=tuple(names[int(i)] for i in worst),
+        peak=step,
+    )
+    return [finding]
 
 
-def _nothing_before(trace: Trace, look: int, site: int) -> bool:
-    """Whether every site before ``site`` has an exactly zero gradient."""
-    before = trace.outputs[trace.outputs < site]
-    y = trace.log10_gradient[look, before]
-    return bool(y.size) and bool(np.isneginf(y[~np.isnan(y)]).all())
+def _severity(trace: Trace, span: Span, *, severe: bool, noticeable: bool) -> Severity:
+    if span.at_end and trace.stalled and severe:
+        return Severity.ERROR
+    return Severity.WARNING if noticeable or not trace.learned else Severity.INFO
+
+
+def _cut_off(trace: Trace, look: int, site: int) -> bool:
+    """Whether no gradient gets past ``site``: every site before it in its network has an exactly zero one."""
+    chain: IntArray = next(c for c in trace.chains if site in c)
+    y = trace.log10_gradient[:, chain[chain < site]]
+    # the last look may have seen no gradient (the other network's turn)
+    known = np.flatnonzero(~np.isnan(y).all(axis=1))
+    known = known[known <= look]
+    if not known.size:
+        return False
+    row = y[known[-1]]
+    return bool(np.isneginf(row[~np.isnan(row)]).all())

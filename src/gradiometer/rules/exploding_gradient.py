@@ -9,7 +9,7 @@ Why it hurts:
 
 How we tell:
     A ratio along depth, never an absolute norm (a loss that is summed instead of averaged has norms in the thousands
-    and is well). The same envelopes as for vanishing, read from the other end; a steady growth needs a Theil-Sen slope
+    and is well). The same two ends as for vanishing, read the other way round; a steady growth needs a Theil-Sen slope
     whose 95 % interval leaves zero out, and the growth must last beyond the first five steps.
 
 When it is wrong:
@@ -32,9 +32,21 @@ from typing import Final
 
 import numpy as np
 
-from gradiometer.record.depth import fall_towards_output, slope_along_depth
-from gradiometer.record.trace import Trace
-from gradiometer.types import Evidence, Finding, Role, Severity
+from gradiometer.record.depth import falls_towards_output, output_end, slope_along_depth
+from gradiometer.record.frames import Group
+from gradiometer.record.trace import IntArray, Trace
+from gradiometer.rules.judging import (
+    Case,
+    broke_the_start,
+    each_network,
+    factor,
+    layers_between,
+    seen,
+    severity_of,
+    span_from_start,
+    when,
+)
+from gradiometer.types import Evidence, Finding, Severity
 
 NAME: Final = "exploding-gradient"
 
@@ -42,6 +54,9 @@ WARN_DECADES: Final = 1.5
 """Above what pre-norm transformers and batch normalisation show in healthy trainings of the calibration half."""
 ERROR_DECADES: Final = 4.0
 """A learning rate that suits the last layer is 10,000 times too large for the first; an error if it lasts."""
+MIN_LAYERS: Final = 4
+"""Over fewer layers than this, less than `ERROR_DECADES` is a matter of single layers (a regression onto large targets has
+large weights), not of a factor that depth multiplies."""
 LOUD_DECADES: Final = 0.5
 """Sites within this many decades of the largest gradient are where it shows."""
 
@@ -54,59 +69,65 @@ _HELPS: Final = (
 
 
 def find(trace: Trace) -> list[Finding]:
-    """At most one finding; see the module's text."""
-    index = trace.outputs
+    """At most one finding, of the network that has it worst; see the module's text."""
+    return each_network(trace, _judge)
+
+
+def _judge(trace: Trace, index: IntArray) -> Case | None:
     y = trace.log10_gradient[:, index]
-    finite = np.where(np.isfinite(y), y, np.nan)  # exact zeros are another disease
-    rises = np.array([fall_towards_output(row) for row in finite])
-    fits = [slope_along_depth(row) if rise >= WARN_DECADES else None for row, rise in zip(finite, rises, strict=True)]
-    steady = np.array([fit is not None and fit.high < 0.0 for fit in fits])
-    span = trace.span((rises >= WARN_DECADES) & (steady | (rises >= ERROR_DECADES)))
+    y = np.where(np.isfinite(y), y, np.nan)  # exact zeros are another disease
+    rises = falls_towards_output(y)
+    fits = [slope_along_depth(row) if rise >= WARN_DECADES else None for row, rise in zip(y, rises, strict=True)]
+    steady = np.array([fit is not None and fit.high < 0.0 for fit in fits], dtype=np.bool_)
+    extreme = rises >= ERROR_DECADES
+    deep = layers_between(trace, int(index[0]), int(index[-1])) >= MIN_LAYERS
+    held = (rises >= WARN_DECADES) & ((steady & deep) | extreme)
+    span = span_from_start(trace, held, seen(trace, Group.GRADIENT, index), extreme)
     if span is None:
-        return []
-    look = int(span.looks[int(np.argmax(rises[span.looks]))])
-    row, rise, fit = finite[look], float(rises[look]), fits[look]
-    assert fit is not None
-    early = span.first <= 5
-    lasting = span.at_end or (early and len(span.looks) >= 3)
-    severity = Severity.ERROR if lasting and (not trace.learned or rise >= ERROR_DECADES) else Severity.WARNING
+        return None
+    look = int(span.looks[np.argmax(rises[span.looks])])
+    step, row, rise = int(trace.steps[look]), y[look], float(rises[look])
+    fit = slope_along_depth(row)
+    severity = severity_of(trace, span, extreme=rise >= ERROR_DECADES)
+    if broke_the_start(trace, span):
+        severity = Severity.ERROR
     names = trace.names(index)
     loud = np.flatnonzero(row >= np.nanmax(row) - LOUD_DECADES)
-    end = int(np.flatnonzero(row <= np.nanmin(row[int(loud[0]) :]) + 0.2)[-1])
-    guilty = np.array([i for i in range(int(loud[0]), end + 1) if np.isfinite(row[i])])
-    layers = max(sum(trace.sites[index[i]].role in (Role.LINEAR, Role.RECURRENT) for i in guilty), 1)
-    since = f"from step {span.first}" + ("" if span.at_end else f" until step {span.last}")
+    first = int(loud[0])
+    end = output_end(row)
+    guilty = [i for i in range(first, end + 1) if np.isfinite(row[i])]
+    layers = layers_between(trace, int(index[first]), int(index[end]))
+    each = f"a factor of {factor(rise / layers)} per layer over {layers} layers" if layers > 1 else "within one layer"
     sentence = (
-        f"The gradient grows {10**rise:.3g} times ({rise:.1f} decades) on its way from `{names[end]}` back to "
-        f"`{names[int(loud[0])]}`, about {10 ** (rise / layers):.3g} times per layer over {layers} layers, {since}."
+        f"The gradient grows by {rise:.1f} decades (a factor of {factor(rise)}) on its way from `{names[end]}` back to "
+        f"`{names[first]}`: {each}, {when(span)}."
     )
-    return [
-        Finding(
-            rule=NAME,
-            severity=severity,
-            confidence=0.9 if fit.clear else 0.7,
-            sites=tuple(names[int(i)] for i in guilty),
-            steps=(span.first, span.last),
-            sentence=sentence,
-            evidence=(
-                Evidence(
-                    f"log10 |d loss / d output| (L2), input end minus output end, at step {int(trace.steps[look])}",
-                    rise,
-                    WARN_DECADES,
-                    "calibrated on the calibration half of the zoo",
-                    f"a growth below {WARN_DECADES:g} decades in most looks",
-                ),
-                Evidence(
-                    f"decades per site towards the output, Theil-Sen, 95 % interval {fit.low:.3f} to {fit.high:.3f}, "
-                    f"{fit.sites} sites",
-                    fit.slope,
-                    0.0,
-                    "Sen 1968",
-                    "an interval that contains 0 means no steady factor",
-                ),
-            ),
-            helps=_HELPS,
-            starts=names[end],
-            shows=tuple(names[int(i)] for i in loud),
+    if not span.at_end and trace.learned:
+        sentence += " It healed by itself."
+    evidence = [
+        Evidence(
+            "decades (log10) by which the L2 norm of the gradient of outputs is larger near the input than near the output, "
+            f"at step {step}",
+            rise,
+            WARN_DECADES,
+            "calibrated on the calibration half of the zoo",
+            f"a growth below {WARN_DECADES:g} decades in most looks",
         )
     ]
+    if np.isfinite(fit.slope):
+        claim = f"decades per site along depth (Theil-Sen, 95 % interval {fit.low:.3f} to {fit.high:.3f}, {fit.sites} sites)"
+        evidence.append(Evidence(claim, fit.slope, 0.0, "Sen 1968", "an interval that contains 0 means no steady factor"))
+    finding = Finding(
+        rule=NAME,
+        severity=severity,
+        confidence=0.9 if fit.clear else 0.7,
+        sites=tuple(names[i] for i in guilty),
+        steps=(span.first, span.last),
+        sentence=sentence,
+        evidence=tuple(evidence),
+        helps=_HELPS,
+        starts=names[end],
+        shows=tuple(names[int(i)] for i in loud),
+        peak=step,
+    )
+    return Case(finding, rise)

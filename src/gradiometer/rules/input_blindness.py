@@ -34,8 +34,10 @@ from typing import Final
 import numpy as np
 
 from gradiometer.record.depth import end_width
-from gradiometer.record.trace import FloatArray, Trace
-from gradiometer.types import Evidence, Finding, Role, Severity
+from gradiometer.record.frames import Group
+from gradiometer.record.trace import FloatArray, IntArray, Trace
+from gradiometer.rules.judging import Case, each_network, seen, severity_of, when, without_embeddings
+from gradiometer.types import Evidence, Finding
 
 NAME: Final = "input-blindness"
 
@@ -53,54 +55,68 @@ _HELPS: Final = (
 
 
 def find(trace: Trace) -> list[Finding]:
-    """At most one finding; see the module's text."""
-    index = np.array([i for i in trace.outputs if trace.sites[i].role is not Role.EMBEDDING], dtype=np.int64)
+    """At most one finding, of the network that has it worst; see the module's text."""
+    return each_network(trace, _judge)
+
+
+def _judge(trace: Trace, chain: IntArray) -> Case | None:
+    index = without_embeddings(trace, chain)
     share = trace.varying_share[:, index]
-    ends = np.array([_ends(row) for row in share]).reshape(-1, 2)
-    with np.errstate(invalid="ignore"):
-        blind = (ends[:, 1] < BLIND_SHARE) & (ends[:, 0] > SIGHTED_SHARE) & (ends[:, 1] < 1e-2 * ends[:, 0])
-    span = trace.span(blind)
+    near, far = np.array([_ends(row) for row in share], dtype=np.float64).reshape(-1, 2).T
+    blind = (far < BLIND_SHARE) & (near > SIGHTED_SHARE) & (far < 1e-2 * near)
+    span = trace.span(blind, seen(trace, Group.OUTPUT, index))
     if span is None:
-        return []
-    look = int(span.looks[int(np.argmin(ends[span.looks, 1]))])
-    row = share[look]
-    severity = Severity.ERROR if span.at_end and not trace.learned else Severity.WARNING
+        return None
+    look = int(span.looks[np.argmin(far[span.looks])])
+    step, row = int(trace.steps[look]), share[look]
     names = trace.names(index)
     lost = np.flatnonzero(row < BLIND_SHARE)
-    start = int(lost[0])
-    since = f"from step {span.first}" + ("" if span.at_end else f" until step {span.last}")
-    chance = " The loss stands at the chance level ln K." if trace.at_chance else ""
+    sighted = np.flatnonzero(row >= BLIND_SHARE)
+    # the cause lies where the share falls for good: sites that lose it and find it again (a constant gate) do not count
+    start = int(lost[lost > sighted[-1]][0]) if (lost > sighted[-1]).any() else int(lost[0])
+    lost = lost[lost >= start]
+    left = "nothing" if far[look] < 1e-14 else f"only {far[look]:.1g}"
     sentence = (
-        f"The network is blind to its input from `{names[start]}` on: {ends[look, 1]:.1g} of what the last layers say varies "
-        f"with the input, against {ends[look, 0]:.2g} near the input, {since}.{chance}"
+        f"The network is blind to its input from `{names[start]}` on: {left} of what its last layers say varies with the "
+        f"input, against {near[look]:.2g} near the input, {when(span)}."
     )
-    return [
-        Finding(
-            rule=NAME,
-            severity=severity,
-            confidence=0.95,
-            sites=tuple(names[int(i)] for i in lost),
-            steps=(span.first, span.last),
-            sentence=sentence,
-            evidence=(
-                Evidence(
-                    f"share of the second moment that varies over the batch, output end, at step {int(trace.steps[look])}",
-                    float(ends[look, 1]),
-                    BLIND_SHARE,
-                    "theory.md C5 and F: healthy above 0.07",
-                    f"a share above {BLIND_SHARE:g} in most looks",
-                ),
-                Evidence("the same at the input end", float(ends[look, 0]), SIGHTED_SHARE, "own", "uniform input data"),
+    if trace.at_chance and span.at_end:
+        sentence += " The loss stands at the level of guessing."
+    if not span.at_end and trace.learned:
+        sentence += f" It recovered: the training was stalled until about step {span.last}."
+    finding = Finding(
+        rule=NAME,
+        severity=severity_of(trace, span, extreme=False),
+        confidence=0.95,
+        sites=tuple(names[int(i)] for i in lost),
+        steps=(span.first, span.last),
+        sentence=sentence,
+        evidence=(
+            Evidence(
+                f"share of the second moment that varies over the batch, at the output end, at step {step}",
+                float(far[look]),
+                BLIND_SHARE,
+                "theory.md C5 and F: healthy above 0.07",
+                f"a share above {BLIND_SHARE:g} in most looks",
             ),
-            helps=_HELPS,
-            starts=names[start],
-            shows=tuple(names[int(i)] for i in lost),
-        )
-    ]
+            Evidence(
+                "the same share at the input end",
+                float(near[look]),
+                SIGHTED_SHARE,
+                "a tenth of the variation that the data themselves have in the zoo",
+                "input data that are all alike",
+            ),
+        ),
+        helps=_HELPS,
+        starts=names[start],
+        shows=tuple(names[int(i)] for i in lost),
+        peak=step,
+    )
+    return Case(finding, -float(np.log10(max(far[look], 1e-16))))
 
 
 def _ends(share: FloatArray) -> tuple[float, float]:
-    """Largest varying share in the first third and in the output end of the known sites."""
+    """Largest varying share in the first third and in the output end of the known sites; NaN for fewer than four."""
     known = share[~np.isnan(share)]
     if known.size < 4:
         return float("nan"), float("nan")

@@ -10,8 +10,8 @@ How we tell:
     A loss that is not finite is searched at that very step: first the weights, then the autograd graph in order of
     execution, so that the first operation that made it is named. Weights that are not finite before the first step are
     their own case (a bad checkpoint or initialisation), not an explosion. Steps that a gradient scaler skips because
-    of an overflow are normal and do not count, and neither do infinities that a mask puts into activations on purpose
-    while the loss stays finite.
+    of an overflow are normal and do not count, unless it skips them nearly all; neither do infinities that a mask puts
+    into activations on purpose while the loss stays finite. Where the training recovers, it is a warning.
 
 When it is wrong:
     A loss that is infinite by definition for some examples (log of zero probability) is named here too.
@@ -34,100 +34,143 @@ from typing import Any, Final
 import numpy as np
 
 from gradiometer.record.frames import Flag, Group
-from gradiometer.record.trace import Trace
+from gradiometer.record.trace import BoolArray, Trace
+from gradiometer.rules.judging import factor, plural
 from gradiometer.types import Evidence, Finding, Severity
 
 NAME: Final = "nonfinite"
+
+LARGE_UPDATE: Final = 0.1
+"""An update of a tenth of a parameter's size is a hundred times the usual (theory.md D1.3: about 1e-3)."""
+SKIPPED_SHARE: Final = 0.5
+"""A loss scale that is searched for costs some ten steps; where half of the last ones are skipped it finds none."""
+SKIPPED_STEPS: Final = 20
+"""From how many steps on that is judged."""
 
 _HELPS: Final = (
     "lower the learning rate or warm it up",
     "clip the gradient norm",
     "guard logarithms, exponentials, divisions and square roots near zero",
 )
+_HELPS_SCALE: Final = (
+    "train in bfloat16, which needs no loss scale",
+    "find the operation whose result float16 cannot hold, and run it in float32",
+)
 _HELPS_START: Final = ("check the initialisation or the checkpoint that was loaded, before the first step",)
 
 
 def find(trace: Trace) -> list[Finding]:
     """At most one finding; see the module's text."""
-    start = _before_first_step(trace)
-    if start:
-        sentence = f"{len(start)} parameters are not finite before the first step, `{start[0]}` first: training cannot start."
-        return [_finding(trace, 0, start, sentence, _HELPS_START, "parameters not finite at step 0", float(len(start)))]
-    bad_loss = trace.ledger.step[trace.ledger.has(Flag.NONFINITE)]
-    weights = np.flatnonzero(trace.nonfinite[Group.PARAMETER].any(axis=1))
-    first_loss = int(bad_loss[0]) if bad_loss.size else None
-    first_weight = int(trace.steps[weights[0]]) if weights.size else None
-    known = [s for s in (first_loss, first_weight) if s is not None]
-    if not known:
-        return []
-    step = min(known)
-    event = next((e for e in trace.events if e.get("event") == "nonfinite" and int(e.get("step", -1)) == step), None)
+    weight_is_bad = trace.recorded[Group.PARAMETER] & ~np.isfinite(trace.values["weight_sumsq"])
+    if trace.steps.size and trace.steps[0] == 0 and weight_is_bad[0].any():
+        return [_before_the_first_step(trace, weight_is_bad[0])]
+    bad_loss = trace.ledger.has(Flag.NONFINITE) & ~trace.ledger.has(Flag.SKIPPED)
+    loss_steps, weight_looks = trace.ledger.step[bad_loss], np.flatnonzero(weight_is_bad.any(axis=1))
+    births = [int(s) for s in (*loss_steps[:1], *trace.steps[weight_looks[:1]])]
+    if births:
+        what = "loss" if loss_steps.size and int(loss_steps[0]) == min(births) else "weights"
+        return [_born(trace, min(births), what, bad_loss, weight_is_bad)]
+    return _scale_not_found(trace)
+
+
+def _before_the_first_step(trace: Trace, bad: BoolArray) -> Finding:
+    names = trace.names(np.flatnonzero(bad))
+    who = f"The parameter `{names[0]}` is" if len(names) == 1 else f"{len(names)} parameters are"
+    first = "" if len(names) == 1 else f" (`{names[0]}` first)"
+    sentence = f"{who} not finite before the first step{first}: the training cannot start."
+    evidence = Evidence("parameters that are not finite at step 0", float(len(names)), float("nan"), "IEEE 754")
+    return _finding(trace, 0, names, sentence, evidence, _HELPS_START)
+
+
+def _born(trace: Trace, step: int, what: str, bad_loss: BoolArray, weight_is_bad: BoolArray) -> Finding:
+    event = next((e for e in trace.events if e.get("event") == "nonfinite" and e.get("step") == step), None)
     sites, where = _where(trace, step, event)
-    what = "loss" if first_loss is not None and step == first_loss else "weights"
     sentence = f"The {what} became non-finite at step {step}{where}."
-    return [_finding(trace, step, sites, sentence, _HELPS, f"first step with a non-finite {what}", float(step))]
+    later = trace.ledger.step > step
+    # what comes after tells whether the training survived: a NaN in the weights never goes away by itself
+    recovered = np.count_nonzero(later) >= 3 and not bad_loss[-3:].any()
+    if weight_is_bad.size:
+        recovered = recovered and not weight_is_bad[-1].any()
+    severity = Severity.WARNING if recovered else Severity.ERROR
+    if recovered:
+        sentence += f" It recovered: {plural(int(bad_loss.sum()), 'step was', 'steps were')} lost."
+    evidence = Evidence(f"first step with a non-finite {what}", float(step), float("nan"), "IEEE 754", "none: a NaN is a fact")
+    return _finding(trace, step, sites, sentence, evidence, _HELPS, severity)
 
 
-def _before_first_step(trace: Trace) -> list[str]:
-    if not trace.steps.size or int(trace.steps[0]) != 0:
+def _scale_not_found(trace: Trace) -> list[Finding]:
+    """A gradient scaler that skips most of the last steps: the training stands still without a single NaN in it."""
+    skipped = trace.ledger.has(Flag.SKIPPED)
+    last = skipped[-max(SKIPPED_STEPS, skipped.size // 5) :]
+    if skipped.size < SKIPPED_STEPS or last.mean() < SKIPPED_SHARE:
         return []
-    return list(trace.names(np.flatnonzero(trace.nonfinite[Group.PARAMETER][0] & _weight_is_bad(trace))))
+    step = int(trace.ledger.step[np.flatnonzero(skipped)[0]])
+    sentence = (
+        f"The gradient scaler skipped {int(last.sum())} of the last {last.size} steps, because a gradient was not finite at "
+        "any loss scale it tried: the training stands still."
+    )
+    evidence = Evidence("share of the last steps that were skipped", float(last.mean()), SKIPPED_SHARE, "own", "fewer skips")
+    return [_finding(trace, step, (), sentence, evidence, _HELPS_SCALE)]
 
 
-def _weight_is_bad(trace: Trace) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    weight = trace.values["weight_sumsq"][0]
-    return trace.recorded[Group.PARAMETER][0] & ~np.isfinite(weight)
-
-
-def _where(trace: Trace, step: int, event: Mapping[str, Any] | None) -> tuple[list[str], str]:
-    """Guilty sites and the clause that says where it was born."""
+def _where(trace: Trace, step: int, event: Mapping[str, Any] | None) -> tuple[tuple[str, ...], str]:
+    """Guilty sites, and the clause that says where it was born."""
     if event is not None:
-        sites = [str(s) for s in event.get("sites", [])]
+        sites = tuple(str(s) for s in event.get("sites", ()))
         if event.get("what") == "parameter":
-            share = float(event.get("share", 0.0))
             # the step before broke the weights: its gradients or its size
-            blown = f"the update of step {step - 1} made {100 * share:.0f} % of the parameters non-finite"
-            before = _largest_update(trace, step)
-            return sites, f": {blown}" + (f", `{sites[0]}` first" if sites else "") + before
+            share = 100 * float(event.get("share", 0.0))
+            first = f", `{sites[0]}` first" if sites else ""
+            culprit, size = _largest_update(trace, step)
+            return sites or culprit, f": the step before made {share:.0f} % of the parameters non-finite{first}{size}"
         operation = str(event.get("operation", ""))
+        operation = "the loss itself" if operation == "the loss" else f"`{operation}`"
+        culprit, size = _largest_update(trace, step)
         at = f" at `{sites[0]}`" if sites else ""
-        return sites, f": it was born in the forward pass in `{operation}`{at}, while every weight was finite"
-    look = np.flatnonzero(trace.steps >= step)
-    if look.size:
-        for group, what in ((Group.OUTPUT, "output"), (Group.GRADIENT, "gradient")):
-            bad = np.flatnonzero(trace.nonfinite[group][look[0]])
-            if bad.size:
-                first = bad[0] if group is Group.OUTPUT else bad[-1]
-                return list(trace.names(bad)), f": the first non-finite {what} is that of `{trace.sites[int(first)].name}`"
-    return [], ""
+        return sites or culprit, f": it was born in the forward pass in {operation}{at}, while every weight was finite{size}"
+    looks = np.flatnonzero(trace.steps >= step)
+    for group, what in ((Group.OUTPUT, "output"), (Group.GRADIENT, "gradient"), (Group.PARAMETER, "parameter")):
+        bad = np.flatnonzero(trace.nonfinite[group][looks[0]]) if looks.size else looks
+        if bad.size:
+            names = trace.names(bad)
+            # a forward pass spoils what comes after, a backward pass what comes before
+            born = names[-1] if group is Group.GRADIENT else names[0]
+            ordered = names[::-1] if group is Group.GRADIENT else names
+            return ordered, f": the first non-finite {what} is that of `{born}`" if group is not Group.PARAMETER else ""
+    return (), ""
 
 
-def _largest_update(trace: Trace, step: int) -> str:
-    """How large the last measured updates were, when they were unreasonable."""
+def _largest_update(trace: Trace, step: int) -> tuple[tuple[str, ...], str]:
+    """The parameter whose last measured update was unreasonably large, and a clause that says so."""
     looks = np.flatnonzero(trace.steps < step)
-    if not looks.size:
-        return ""
-    ratio = trace.log10_update_ratio[looks[-1]]
-    if not np.isfinite(ratio).any() or np.nanmax(ratio) < -1.0:
-        return ""
+    ratio = trace.log10_update_ratio[looks[-1]] if looks.size else np.empty(0)
+    if not np.isfinite(ratio).any() or np.nanmax(ratio) < np.log10(LARGE_UPDATE):
+        return (), ""
     worst = int(np.nanargmax(ratio))
-    name, step_before = trace.sites[worst].name, int(trace.steps[looks[-1]])
-    return f"; at step {step_before} the update of `{name}` was {10 ** ratio[worst]:.2g} of its size"
+    name, before = trace.sites[worst].name, int(trace.steps[looks[-1]])
+    return (name,), f"; at step {before} the update of `{name}` was {factor(float(ratio[worst]))} times its size"
 
 
 def _finding(
-    trace: Trace, step: int, sites: list[str], sentence: str, helps: tuple[str, ...], claim: str, value: float
+    trace: Trace,
+    step: int,
+    sites: tuple[str, ...],
+    sentence: str,
+    evidence: Evidence,
+    helps: tuple[str, ...],
+    severity: Severity = Severity.ERROR,
 ) -> Finding:
     last = int(trace.ledger.step[-1]) if trace.ledger.step.size else step
     return Finding(
         rule=NAME,
-        severity=Severity.ERROR,
+        severity=severity,
         confidence=1.0,
-        sites=tuple(sites),
+        sites=sites,
         steps=(step, max(last, step)),
         sentence=sentence,
-        evidence=(Evidence(claim, value, float("nan"), "IEEE 754", "none: a NaN is a fact"),),
+        evidence=(evidence,),
         helps=helps,
         starts=sites[0] if sites else "",
-        shows=tuple(sites),
+        shows=sites,
+        peak=step,
     )

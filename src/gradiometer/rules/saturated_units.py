@@ -9,11 +9,13 @@ Why it hurts:
 
 How we tell:
     Share of elements beyond .05/.95 (sigmoid), .97 (tanh) or at the ends (clipped), in hidden layers, lasting beyond the
-    first five steps; and the rms slope against the steepest one. An activation after the last weight layer is an output
-    and may saturate when the training has converged.
+    first five steps; and the rms slope against the steepest one. An activation after the last layer with weights of its
+    network is an output and may saturate when the training has converged. A few saturated activations in a network that
+    learns may well be gates and are only a note; it is a warning when most of all activations are saturated, and an error
+    when the training does not learn either.
 
 When it is wrong:
-    Gates (LSTM-like, attention-like) that have learned to be open or shut.
+    Gates (LSTM-like, attention-like, squeeze-and-excite) that have learned to be open or shut.
 
 What helps:
     - smaller initial weights
@@ -31,7 +33,9 @@ from typing import Final
 
 import numpy as np
 
-from gradiometer.record.trace import Trace
+from gradiometer.record.frames import Group
+from gradiometer.record.trace import IntArray, Trace
+from gradiometer.rules.judging import seen, when
 from gradiometer.types import Evidence, Finding, Role, Severity
 
 NAME: Final = "saturated-units"
@@ -51,54 +55,61 @@ _HELPS: Final = (
 
 def find(trace: Trace) -> list[Finding]:
     """At most one finding, over all hidden layers; see the module's text."""
-    weights = trace.with_role(Role.LINEAR, Role.RECURRENT)
-    last_weight = int(weights[-1]) if weights.size else len(trace.sites)
-    index = np.array([i for i in trace.with_role(Role.ACTIVATION) if i < last_weight], dtype=np.int64)
+    index = _hidden(trace)
     share = trace.saturated_share[:, index]
-    with np.errstate(invalid="ignore"):
-        ill = np.asarray(share >= WARN_SHARE)
-    span = trace.span(np.any(ill, axis=1)) if index.size else None
+    ill = np.asarray(share >= WARN_SHARE)
+    span = trace.span(np.any(ill, axis=1), seen(trace, Group.OUTPUT, index))
     if span is None:
         return []
-    strength = np.nansum(np.where(ill, share, 0.0), axis=1)
-    look = int(span.looks[int(np.argmax(strength[span.looks]))])
-    worst = np.flatnonzero(ill[look])
+    strength = np.where(ill, share, 0.0).sum(axis=1)
+    look, onset = int(span.looks[np.argmax(strength[span.looks])]), int(span.looks[0])
+    step, worst = int(trace.steps[look]), np.flatnonzero(ill[look])
     names = trace.names(index)
     top = int(worst[np.argmax(share[look, worst])])
-    lasting = span.at_end and not trace.learned
-    severity = Severity.ERROR if lasting and share[look, top] >= ERROR_SHARE else Severity.WARNING
-    onset = int(span.looks[0])
-    start = int(np.flatnonzero(ill[onset])[0])
-    slope = trace.slope[look, index[top]]
-    since = f"from step {span.first}" + ("" if span.at_end else f" until step {span.last}")
-    sentence = (
-        f"{100 * share[look, top]:.0f} % of `{names[top]}` is saturated ({since}): its slope is {slope:.2g} of the steepest"
-        + (
-            f"; {len(worst)} of {len(names)} activations are more than {100 * WARN_SHARE:.0f} % saturated."
-            if len(worst) > 1
-            else "."
-        )
-    )
-    return [
-        Finding(
-            rule=NAME,
-            severity=severity,
-            confidence=0.9,
-            sites=tuple(names[int(i)] for i in worst),
-            steps=(span.first, span.last),
-            sentence=sentence,
-            evidence=(
-                Evidence(
-                    f"share of the elements of {names[top]} in the flat part, at step {int(trace.steps[look])}",
-                    float(share[look, top]),
-                    WARN_SHARE,
-                    "theory.md D1.4, raised on the calibration half of the zoo",
-                    f"a share below {WARN_SHARE:g} in most looks",
-                ),
-                Evidence("rms slope / steepest slope there", float(slope), 0.3, "own", "a slope near 1"),
-            ),
-            helps=_HELPS,
-            starts=names[start],
-            shows=tuple(names[int(i)] for i in worst),
+    most = 2 * len(worst) > len(trace.with_role(Role.ACTIVATION))
+    severity = Severity.INFO if trace.learned and not most else Severity.WARNING
+    if span.at_end and trace.stalled and share[look, top] >= ERROR_SHARE:
+        severity = Severity.ERROR
+    slope = float(trace.slope[look, index[top]])
+    sentence = f"{100 * share[look, top]:.0f} % of `{names[top]}` is saturated, {when(span)}"
+    if np.isfinite(slope):
+        sentence += f": the slope there is {slope:.2g} of the steepest"
+    if len(worst) > 1:
+        sentence += f"; {len(worst)} of {len(names)} bounded activations are more than {100 * WARN_SHARE:.0f} % saturated"
+    evidence = [
+        Evidence(
+            f"share of the elements of {names[top]} in the flat part, at step {step}",
+            float(share[look, top]),
+            WARN_SHARE,
+            "theory.md D1.4, raised on the calibration half of the zoo",
+            f"a share below {WARN_SHARE:g} in most looks",
         )
     ]
+    if np.isfinite(slope):
+        claim = "rms slope there as a share of the steepest"
+        evidence.append(Evidence(claim, slope, float("nan"), "theory.md D1.4", "a slope near 1"))
+    finding = Finding(
+        rule=NAME,
+        severity=severity,
+        confidence=0.9,
+        sites=tuple(names[int(i)] for i in worst),
+        steps=(span.first, span.last),
+        sentence=sentence + ".",
+        evidence=tuple(evidence),
+        helps=_HELPS,
+        starts=names[int(np.flatnonzero(ill[onset])[0])],
+        shows=tuple(names[int(i)] for i in worst),
+        peak=step,
+    )
+    return [finding]
+
+
+def _hidden(trace: Trace) -> IntArray:
+    """Bounded activations that a layer with weights follows in their network."""
+    hidden: list[int] = []
+    for chain in trace.chains:
+        weights = [i for i in chain if trace.sites[int(i)].role in (Role.LINEAR, Role.RECURRENT, Role.ATTENTION)]
+        last = int(weights[-1]) if weights else len(trace.sites)
+        bounded = (int(i) for i in chain if np.isfinite(trace.saturated_share[:, i]).any())
+        hidden += [i for i in bounded if i < last and trace.sites[i].role is Role.ACTIVATION]
+    return np.array(sorted(hidden), dtype=np.int64)

@@ -9,8 +9,9 @@ Why it hurts:
     equally small at every depth, so a tool that compares weight gradients calls the network healthy.
 
 How we tell:
-    log10 of the root mean square of outputs in order of execution, upper envelopes from both ends, lasting beyond the
-    first five steps. A single layer that starts at zero (the head, the last layer of a residual branch) does not count.
+    log10 of the root mean square of outputs in order of execution, the most that the last hidden layers
+    carry against the most of all others, lasting beyond the first five steps. The head does not count (the targets give it
+    its size), nor does a single layer that starts at zero (the last layer of a residual branch).
 
 When it is wrong:
     A network whose data are large numbers and whose targets are small ones shrinks its signal rightly; it learns, and
@@ -31,14 +32,29 @@ from typing import Final
 
 import numpy as np
 
-from gradiometer.record.depth import ZERO_DECADES, fall_towards_output
-from gradiometer.record.trace import Trace
-from gradiometer.types import Evidence, Finding, Role, Severity
+from gradiometer.record.depth import ZERO_DECADES, falls_towards_output
+from gradiometer.record.frames import Group
+from gradiometer.record.trace import LEARNED_FALL, IntArray, Trace
+from gradiometer.rules.judging import (
+    Case,
+    broke_the_start,
+    each_network,
+    hidden_sites,
+    seen,
+    severity_of,
+    size,
+    span_from_start,
+    when,
+)
+from gradiometer.types import Evidence, Finding, Severity
 
 NAME: Final = "signal-collapse"
 
 WARN_DECADES: Final = 3.0
 """Healthy trainings of the calibration half of the zoo stay below 2."""
+EXTREME_DECADES: Final = 6.0
+"""Beyond the relative resolution of float32 (seven digits): what biases add in the first step drowns the signal, so that
+the collapse may show at the very first look only."""
 
 _HELPS: Final = (
     "initialise with the gain of the activation (He for ReLU, Xavier for tanh)",
@@ -48,54 +64,63 @@ _HELPS: Final = (
 
 
 def find(trace: Trace) -> list[Finding]:
-    """At most one finding; see the module's text."""
-    index = np.array([i for i in trace.outputs if trace.sites[i].role is not Role.EMBEDDING], dtype=np.int64)
+    """At most one finding, of the network that has it worst; see the module's text."""
+    return each_network(trace, _judge)
+
+
+def _judge(trace: Trace, chain: IntArray) -> Case | None:
+    index = hidden_sites(trace, chain)
     y = trace.log10_signal[:, index]
-    falls = np.array([fall_towards_output(row) for row in y])
-    span = trace.span(falls >= WARN_DECADES)
+    falls = falls_towards_output(y)
+    extreme = (falls >= EXTREME_DECADES) & (falls < ZERO_DECADES)
+    span = span_from_start(trace, falls >= WARN_DECADES, seen(trace, Group.OUTPUT, index), extreme)
     if span is None:
-        return []
-    look = int(span.looks[int(np.argmax(falls[span.looks]))])
-    row, fall = y[look], float(falls[look])
-    severity = Severity.ERROR if span.at_end and not trace.learned else Severity.WARNING
+        return None
+    look = int(span.looks[np.argmax(falls[span.looks])])
+    step, row, fall = int(trace.steps[look]), y[look], float(falls[look])
     names = trace.names(index)
-    level = np.nanmax(np.where(np.isfinite(row), row, np.nan))
-    silent = np.flatnonzero(row < level - WARN_DECADES)
+    level = np.max(row[np.isfinite(row)])
     start = int(np.flatnonzero(row >= level - 0.3)[-1])
-    quiet_end = "nothing at all" if fall >= ZERO_DECADES else f"{fall:.1f} decades less"
-    since = f"from step {span.first}" + ("" if span.at_end else f" until step {span.last}")
+    silent = np.flatnonzero(row < level - WARN_DECADES)
+    silent = silent[silent > start] if (silent > start).any() else silent
+    quiet_end = "carry nothing at all" if fall >= ZERO_DECADES else f"carry {fall:.1f} decades less"
     sentence = (
-        f"The signal collapses along depth: after `{names[start]}` (rms {10 ** row[start]:.3g}) the last layers carry "
-        f"{quiet_end}, {since}."
+        f"The signal collapses along depth: after `{names[start]}` (rms {size(row[start])}) the last layers {quiet_end}, "
+        f"{when(span)}."
     )
-    if not span.at_end:
+    if not span.at_end and trace.learned:
         sentence += f" The training was stalled until about step {span.last} and then grew out of it."
-    return [
-        Finding(
-            rule=NAME,
-            severity=severity,
-            confidence=0.95,
-            sites=tuple(names[int(i)] for i in silent),
-            steps=(span.first, span.last),
-            sentence=sentence,
-            evidence=(
-                Evidence(
-                    f"log10 of the rms of outputs, input end minus output end, at step {int(trace.steps[look])}",
-                    fall,
-                    WARN_DECADES,
-                    "calibrated on the calibration half of the zoo",
-                    f"a fall below {WARN_DECADES:g} decades in most looks",
-                ),
-                Evidence(
-                    "share by which the loss fell",
-                    trace.learning.fall,
-                    0.2,
-                    "a class prior alone is worth at most about a tenth",
-                    "a loss that falls clearly",
-                ),
-            ),
-            helps=_HELPS,
-            starts=names[start],
-            shows=tuple(names[int(i)] for i in silent),
+    elif not span.at_end:
+        sentence += " Later the biases fill the gap, with numbers that do not depend on the input."
+    evidence = [
+        Evidence(
+            f"decades (log10) by which the rms of outputs is smaller near the output than near the input, at step {step}"
+            + (" (an exact zero counts as 45)" if fall >= ZERO_DECADES else ""),
+            fall,
+            WARN_DECADES,
+            "calibrated on the calibration half of the zoo",
+            f"a fall below {WARN_DECADES:g} decades in most looks",
         )
     ]
+    if np.isfinite(trace.learning.fall):
+        source = "a class prior alone is worth at most about a tenth"
+        evidence.append(
+            Evidence("share by which the loss fell", trace.learning.fall, LEARNED_FALL, source, "a loss that falls clearly")
+        )
+    severity = severity_of(trace, span, extreme=False)
+    if broke_the_start(trace, span):
+        severity = Severity.ERROR
+    finding = Finding(
+        rule=NAME,
+        severity=severity,
+        confidence=0.95,
+        sites=tuple(names[int(i)] for i in silent),
+        steps=(span.first, span.last),
+        sentence=sentence,
+        evidence=tuple(evidence),
+        helps=_HELPS,
+        starts=names[start],
+        shows=tuple(names[int(i)] for i in silent),
+        peak=step,
+    )
+    return Case(finding, fall)

@@ -8,8 +8,8 @@ Why it hurts:
     saturate. With float16 anything above 65,504 is infinite.
 
 How we tell:
-    log10 of the root mean square of outputs in order of execution, upper envelopes from both ends (so one large output
-    layer does not count), lasting beyond the first five steps.
+    log10 of the root mean square of outputs in order of execution, the most that the first layers carry against
+    the most of all others, lasting beyond the first five steps. The head does not count: the targets give it its size.
 
 When it is wrong:
     Regression onto targets that are themselves large numbers.
@@ -29,9 +29,21 @@ from typing import Final
 
 import numpy as np
 
-from gradiometer.record.depth import fall_towards_input
-from gradiometer.record.trace import Trace
-from gradiometer.types import Evidence, Finding, Role, Severity
+from gradiometer.record.depth import falls_towards_input
+from gradiometer.record.frames import Group
+from gradiometer.record.trace import IntArray, Trace
+from gradiometer.rules.judging import (
+    Case,
+    broke_the_start,
+    each_network,
+    hidden_sites,
+    seen,
+    severity_of,
+    size,
+    span_from_start,
+    when,
+)
+from gradiometer.types import Evidence, Finding, Severity
 
 NAME: Final = "signal-explosion"
 
@@ -48,45 +60,52 @@ _HELPS: Final = (
 
 
 def find(trace: Trace) -> list[Finding]:
-    """At most one finding; see the module's text."""
-    index = np.array([i for i in trace.outputs if trace.sites[i].role is not Role.EMBEDDING], dtype=np.int64)
-    y = np.where(np.isfinite(trace.log10_signal[:, index]), trace.log10_signal[:, index], np.nan)
-    rises = np.array([fall_towards_input(row) for row in y])
-    span = trace.span(rises >= WARN_DECADES)
+    """At most one finding, of the network that has it worst; see the module's text."""
+    return each_network(trace, _judge)
+
+
+def _judge(trace: Trace, chain: IntArray) -> Case | None:
+    index = hidden_sites(trace, chain)
+    y = trace.log10_signal[:, index]
+    y = np.where(np.isfinite(y), y, np.nan)
+    rises = falls_towards_input(y)
+    span = span_from_start(trace, rises >= WARN_DECADES, seen(trace, Group.OUTPUT, index), rises >= ERROR_DECADES)
     if span is None:
-        return []
-    look = int(span.looks[int(np.argmax(rises[span.looks]))])
-    row, rise = y[look], float(rises[look])
-    lasting = span.at_end or span.first <= 5
-    severity = Severity.ERROR if lasting and (not trace.learned or rise >= ERROR_DECADES) else Severity.WARNING
+        return None
+    look = int(span.looks[np.argmax(rises[span.looks])])
+    step, row, rise = int(trace.steps[look]), y[look], float(rises[look])
+    severity = severity_of(trace, span, extreme=rise >= ERROR_DECADES)
+    if broke_the_start(trace, span):
+        severity = Severity.ERROR
     names = trace.names(index)
-    top = float(np.nanmax(row))
-    loud = np.flatnonzero(row >= top - 1.0)
-    start = int(np.flatnonzero(row <= top - rise + 0.3)[0]) if (row <= top - rise + 0.3).any() else 0
-    since = f"from step {span.first}" + ("" if span.at_end else f" until step {span.last}")
+    largest = int(np.nanargmax(row))
+    loud = np.flatnonzero(row >= row[largest] - 1.0)
+    quiet = np.flatnonzero(row <= row[largest] - rise + 0.3)
+    start = int(quiet[0]) if quiet.size else int(np.flatnonzero(np.isfinite(row))[0])
+    guilty = [i for i in range(start, int(loud[-1]) + 1) if np.isfinite(row[i])] or [int(i) for i in loud]
     sentence = (
-        f"The signal explodes along depth: from rms {10 ** row[start]:.3g} at `{names[start]}` to {10**top:.3g} at "
-        f"`{names[int(np.nanargmax(row))]}` ({rise:.1f} decades), {since}."
+        f"The signal explodes along depth: from rms {size(row[start])} at `{names[start]}` to {size(row[largest])} at "
+        f"`{names[largest]}` ({rise:.1f} decades), {when(span)}."
     )
-    return [
-        Finding(
-            rule=NAME,
-            severity=severity,
-            confidence=0.95,
-            sites=tuple(names[i] for i in range(start, int(loud[-1]) + 1)),
-            steps=(span.first, span.last),
-            sentence=sentence,
-            evidence=(
-                Evidence(
-                    f"log10 of the rms of outputs, output end minus input end, at step {int(trace.steps[look])}",
-                    rise,
-                    WARN_DECADES,
-                    "calibrated on the calibration half of the zoo",
-                    f"a growth below {WARN_DECADES:g} decades in most looks",
-                ),
+    finding = Finding(
+        rule=NAME,
+        severity=severity,
+        confidence=0.95,
+        sites=tuple(names[i] for i in guilty),
+        steps=(span.first, span.last),
+        sentence=sentence,
+        evidence=(
+            Evidence(
+                f"decades (log10) by which the rms of outputs is larger near the output than near the input, at step {step}",
+                rise,
+                WARN_DECADES,
+                "calibrated on the calibration half of the zoo",
+                f"a growth below {WARN_DECADES:g} decades in most looks",
             ),
-            helps=_HELPS,
-            starts=names[start],
-            shows=tuple(names[int(i)] for i in loud),
-        )
-    ]
+        ),
+        helps=_HELPS,
+        starts=names[start],
+        shows=tuple(names[int(i)] for i in loud),
+        peak=step,
+    )
+    return Case(finding, rise)

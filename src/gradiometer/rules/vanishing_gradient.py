@@ -10,14 +10,15 @@ Why it hurts:
     gradient is exactly zero and no step size helps.
 
 How we tell:
-    A ratio along depth, never an absolute norm: log10 of the L2 norm of the output gradient, upper envelopes from both
-    ends, so that residual branches that rightly carry little do not count. It must last beyond the first five steps.
+    A ratio along depth, never an absolute norm: log10 of the L2 norm of the output gradient, the most that the
+    layers near the input get against the most of all others, so that residual branches that rightly carry little do not
+    count. It must last beyond the first five steps.
     The slope per site is a Theil-Sen fit with its 95 % interval. Where no output gradient was seen (hidden behind a
     custom autograd function, or a compiled model), the gradients of the weight matrices stand in, with less confidence.
 
 When it is wrong:
     A branch that is executed first and gets a small gradient by design (a conditioning network) can look like the
-    input end. Two networks trained together with losses of very different scale can look like one.
+    input end. Networks that meet only in their loss are judged apart; two that share a layer are one.
 
 What helps:
     - an activation that does not saturate (ReLU, GELU) with the initialisation made for it (He)
@@ -36,9 +37,11 @@ from typing import Final
 
 import numpy as np
 
-from gradiometer.record.depth import ZERO_DECADES, fall_towards_input, slope_along_depth
+from gradiometer.record.depth import ZERO_DECADES, SlopeFit, falls_towards_input, slope_along_depth
+from gradiometer.record.frames import Group
 from gradiometer.record.trace import FloatArray, IntArray, Trace
-from gradiometer.types import Evidence, Finding, Role, Severity
+from gradiometer.rules.judging import Case, each_network, factor, layers_between, seen, severity_of, when, worst_case
+from gradiometer.types import Evidence, Finding, Role
 
 NAME: Final = "vanishing-gradient"
 
@@ -59,90 +62,91 @@ _HELPS: Final = (
 
 
 def find(trace: Trace) -> list[Finding]:
-    """At most one finding; see the module's text."""
-    index = trace.outputs
-    y = trace.log10_gradient[:, index]
-    if np.isfinite(y).sum(axis=1, initial=0).max(initial=0) >= 3:
-        return _judge(trace, index, y, WARN_DECADES, "outputs", 0.95)
-    weights = np.array([i for i in trace.parameters if trace.sites[i].units > 1 and _is_matrix(trace, i)], dtype=np.int64)
-    return _judge(trace, weights, trace.log10_weight_gradient[:, weights], WEIGHT_WARN_DECADES, "weights", 0.6)
+    """At most one finding, of the network that has it worst; see the module's text."""
+    if any(_measured(trace.log10_gradient[:, chain]) for chain in trace.chains):
+        return each_network(trace, _outputs)
+    weights = [i for i in trace.parameters if trace.sites[i].units > 1 and trace.sites[i].kind not in ("0-d", "1-d")]
+    index = np.array(weights, dtype=np.int64)
+    return worst_case([_judge(trace, index, Group.PARAMETER, trace.log10_weight_gradient[:, index])])
 
 
-def _is_matrix(trace: Trace, i: int) -> bool:
-    return trace.sites[i].kind not in ("0-d", "1-d")
+def _measured(y: FloatArray) -> bool:
+    return int(np.isfinite(y).sum(axis=1).max(initial=0)) >= 3
 
 
-def _judge(trace: Trace, index: IntArray, y: FloatArray, warn: float, what: str, confidence: float) -> list[Finding]:
-    falls = np.array([fall_towards_input(row) for row in y])
-    span = trace.span(falls >= warn)
+def _outputs(trace: Trace, chain: IntArray) -> Case | None:
+    return _judge(trace, chain, Group.GRADIENT, trace.log10_gradient[:, chain])
+
+
+def _judge(trace: Trace, index: IntArray, group: Group, y: FloatArray) -> Case | None:
+    at_outputs = group is Group.GRADIENT
+    warn, confidence = (WARN_DECADES, 0.95) if at_outputs else (WEIGHT_WARN_DECADES, 0.6)
+    what = "outputs" if at_outputs else "weights"
+    falls = falls_towards_input(y)
+    span = trace.span(falls >= warn, seen(trace, group, index))
     if span is None:
-        return []
-    look = span.looks[int(np.argmax(falls[span.looks]))]
-    row, fall = y[look], float(falls[look])
+        return None
+    look = int(span.looks[np.argmax(falls[span.looks])])
+    step, row, fall = int(trace.steps[look]), y[look], float(falls[look])
     exact = fall >= ZERO_DECADES
-    extreme = fall >= ERROR_DECADES and span.at_end
-    severity = Severity.ERROR if extreme or (span.at_end and not trace.learned) else Severity.WARNING
     fit = slope_along_depth(row)
-    level = np.nanmax(np.where(np.isfinite(row), row, -np.inf))
-    starved = np.flatnonzero(row < level - warn)
+    level = np.max(row[np.isfinite(row)])
     source = int(np.flatnonzero(row >= level - 1.0)[0])
+    starved = np.flatnonzero(row < level - warn)
     starved = starved[starved < source] if (starved < source).any() else starved
     names = trace.names(index)
-    layers = max(sum(trace.sites[index[i]].role in (Role.LINEAR, Role.RECURRENT) for i in range(source + 1)), 1)
-    per_layer = "" if exact else f" (about {10 ** (fall / layers):.3g} times per layer over {layers} layers)"
-    how = "is exactly zero before" if exact else f"shrinks by {fall:.1f} decades on its way from"
-    to = f" `{names[source]}`" + ("" if exact else f" back to `{names[starved[0]]}`")
-    since = f"from step {span.first}" + ("" if span.at_end else f" until step {span.last}")
-    sentence = f"The gradient {how}{to}{per_layer}, {since}: {len(starved)} of {len(names)} {what} get almost none."
+    if exact:
+        how = f"The gradient is exactly zero before `{names[source]}`, {when(span)}"
+    else:
+        layers = layers_between(trace, int(index[starved[0]]), int(index[source]))
+        each = f"a factor of {factor(-fall / layers)} per layer over {layers} layers" if layers > 1 else "within one layer"
+        how = f"The gradient shrinks by {fall:.1f} decades on its way from `{names[source]}` back to `{names[starved[0]]}`"
+        how = f"{how} ({each}), {when(span)}"
+    sentence = f"{how}: {len(starved)} of {len(names)} {what} get {'none' if exact else 'almost none'}."
     if not span.at_end and trace.learned:
-        sentence += f" It recovered: the training was stalled until about step {span.last}."
-    unit = f"log10 of the L2 norm of the gradient of {what}, output end minus input end, at step {int(trace.steps[look])}"
-    evidence = [
-        Evidence(
-            unit,
-            fall,
-            warn,
-            "theory.md D1.2, calibrated on the calibration half of the zoo",
-            f"a fall below {warn:g} decades in most looks",
+        sentence += f" It recovered: the layers before stood still until about step {span.last}."
+    finding = Finding(
+        rule=NAME,
+        severity=severity_of(trace, span, extreme=fall >= ERROR_DECADES),
+        confidence=confidence if fit.clear or exact else confidence - 0.15,
+        sites=tuple(names[i] for i in starved),
+        steps=(span.first, span.last),
+        sentence=sentence,
+        evidence=(
+            Evidence(
+                f"decades (log10) by which the L2 norm of the gradient of {what} is smaller near the input than near the "
+                f"output, at step {step}" + (" (an exact zero counts as 45)" if exact else ""),
+                fall,
+                warn,
+                "theory.md D1.2, calibrated on the calibration half of the zoo",
+                f"a fall below {warn:g} decades in most looks",
+            ),
+            *_slope(fit),
+            *_cause(trace, index, look),
         ),
-        Evidence(
-            f"decades per site along depth, Theil-Sen, 95 % interval {fit.low:.3f} to {fit.high:.3f}, {fit.sites} sites",
-            fit.slope,
-            0.0,
-            "Sen 1968",
-            "an interval that contains 0 means no steady factor: look for one guilty place",
-        ),
-        *_cause(trace, int(look)),
-    ]
-    return [
-        Finding(
-            rule=NAME,
-            severity=severity,
-            confidence=confidence if fit.clear or exact else confidence - 0.15,
-            sites=tuple(names[i] for i in starved),
-            steps=(span.first, span.last),
-            sentence=sentence,
-            evidence=tuple(evidence),
-            helps=_HELPS,
-            starts=names[source],
-            shows=tuple(names[i] for i in starved),
-        )
-    ]
+        helps=_HELPS,
+        starts=names[source],
+        shows=tuple(names[i] for i in starved),
+        peak=step,
+    )
+    return Case(finding, fall)
 
 
-def _cause(trace: Trace, look: int) -> list[Evidence]:
+def _slope(fit: SlopeFit) -> list[Evidence]:
+    if not np.isfinite(fit.slope):
+        return []
+    claim = f"decades per site along depth (Theil-Sen, 95 % interval {fit.low:.3f} to {fit.high:.3f}, {fit.sites} sites)"
+    refute = "an interval that contains 0 means no steady factor: look for one guilty place"
+    return [Evidence(claim, fit.slope, 0.0, "Sen 1968", refute)]
+
+
+def _cause(trace: Trace, index: IntArray, look: int) -> list[Evidence]:
     """What the activations themselves contribute: their slope against the steepest it can be."""
-    activations = trace.with_role(Role.ACTIVATION)
-    slope = trace.slope[look, activations]
+    slope = trace.slope[look, [i for i in index if trace.sites[int(i)].role is Role.ACTIVATION]]
     if not np.isfinite(slope).any():
         return []
-    return [
-        Evidence(
-            "median over activations of rms slope / steepest slope (1: not saturated, the weights or the activation's own "
-            "slope are too small; near 0: saturated or dead)",
-            float(np.nanmedian(slope)),
-            0.5,
-            "theory.md D1.4",
-            "",
-        )
-    ]
+    claim = (
+        "median over activations of the rms slope as a share of the steepest (near 1: not saturated, so the weights or the "
+        "activation's own slope are too small; near 0: saturated or dead)"
+    )
+    return [Evidence(claim, float(np.nanmedian(slope)), 0.5, "theory.md D1.4")]

@@ -1,0 +1,1 @@
+"""The probe: what runs inside the training process."""
