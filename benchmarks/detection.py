@@ -245,8 +245,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         summary[half] = totals(part)
         print(f"\n{half} half\n{table(part)}\n")
         for key, value in summary[half].items():
-            names = value if isinstance(value, list) else []
-            print(f"  {key}: {len(names) if isinstance(value, list) else value} {', '.join(names)}")
+            names = ": " + ", ".join(value) if isinstance(value, list) and value else ""
+            print(f"  {key} {len(value) if isinstance(value, list) else value}{names}")
     if not options.only:
         facts = {
             "gradiometer": gradiometer.__version__,

@@ -66,9 +66,9 @@ def detection_table(data: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for half, t in data["totals"].items():
-        rows.append(
-            f"| {half} | {t['sick']} | {t['found']} | {t['right_rule']} | {t['right_sites']} | {t['well']} | {t['silent']} |"
-        )
+        loud = set(t["false alarms"]) | set(t["warnings on well runs"])
+        found, silent = t["sick"] - len(t["misses"]), t["well"] - len(loud)
+        rows.append(f"| {half} | {t['sick']} | {found} | {t['right rule']} | {t['right sites']} | {t['well']} | {silent} |")
     return "\n".join(rows)
 
 

@@ -52,7 +52,7 @@ class Watch:
     def _install(self) -> None:
         try:
             self._taps.install(self._observer)
-            self._taps.set_module_hooks(True)
+            self._taps.set_module_hooks(self._observer.wants_module_hooks)
         except BaseException:
             self._taps.remove()
             raise
@@ -213,6 +213,8 @@ def watch(
         folder = create_folder(Path(out) if out is not None else None, ["gradiometer.watch()"], __version__)
     optimizers = [optimizer] if optimizer is not None else _live_optimizers()
     made = Watch(folder, overhead, every, optimizers, of_run=bool(of_run))
+    if _compiled_before():
+        made._observer.compiling()  # pyright: ignore[reportPrivateUsage]
     if model is not None:
         made.adopt(model)
     made._install()  # pyright: ignore[reportPrivateUsage]
@@ -224,6 +226,12 @@ def _check_torch() -> None:
     version = str(torch.__version__)
     if tuple(int(part) for part in version.split(".")[:2]) < MIN_TORCH:
         raise GradiometerError(f"This is torch {version}.", f"Gradiometer needs torch {MIN_TORCH[0]}.{MIN_TORCH[1]} or newer.")
+
+
+def _compiled_before() -> bool:
+    """Whether a live module went through torch.compile before we could see it."""
+    modules = (o for o in gc.get_objects() if issubclass(type(o), torch.nn.Module))
+    return any(type(m).__name__ == "OptimizedModule" or m.__dict__.get("_compiled_call_impl") is not None for m in modules)
 
 
 def _live_optimizers() -> list[torch.optim.Optimizer]:

@@ -162,6 +162,11 @@ class Observer:
             total = total + value
         return total
 
+    @property
+    def wants_module_hooks(self) -> bool:
+        """Whether module hooks should be in place now."""
+        return self._hooks_on
+
     def _hooks(self, on: bool) -> None:
         on = on and not self._compiled
         if on != self._hooks_on:
