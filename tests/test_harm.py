@@ -178,7 +178,7 @@ def test_torchrun_with_two_ranks(runner: Runner) -> None:
     torchrun = str(Path(sys.executable).parent / "torchrun")
     words = [torchrun, "--standalone", "--nproc_per_node", "2", str(SCRIPTS / "distributed.py"), "saved"]
     plain, watched = (runner(words, watched=w) for w in (False, True))
-    assert (plain.status, watched.status) == (0, 0), watched.err.decode()
+    assert (plain.status, watched.status) == (0, 0), (plain.err + watched.err).decode()
     assert plain.out == watched.out
     for rank in (0, 1):
         assert same(plain.saved(f"saved.{rank}"), watched.saved(f"saved.{rank}"))

@@ -21,12 +21,9 @@ AT_A_TIME = 2
 
 @pytest.fixture(scope="module")
 def results(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[detection.Result]]]:
-    """Two scripts at a time, started in the order of the tests that were selected."""
-    wanted = {
-        item.callspec.params["run"].name
-        for item in request.session.items
-        if hasattr(item, "callspec") and "run" in item.callspec.params
-    }
+    """Two scripts at a time, of those that were selected, in the order of their tests."""
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    wanted = {call.params["run"].name for call in calls if call is not None and "run" in call.params}
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         yield {run.name: pool.submit(detection.observe, run) for run in RUNS if run.name in wanted}
         pool.shutdown(cancel_futures=True)

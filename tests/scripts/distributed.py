@@ -23,4 +23,7 @@ for _ in range(25):
 torch.save({"model": model.state_dict(), "rng": torch.get_rng_state()}, f"{sys.argv[1]}.{rank}")
 if rank == 0:
     print(loss.item(), sorted(k for k in os.environ if k.startswith("TORCHELASTIC")))
+dist.barrier()
+# torch itself now and then aborts while it ends ("terminate called without an active exception") if these outlive the group
+del model, optimizer, loss
 dist.destroy_process_group()

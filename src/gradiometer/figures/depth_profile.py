@@ -89,7 +89,7 @@ def _runs(rows: Rows, known: BoolArray) -> list[list[int]]:
 def _bands(rows: Rows, z: FloatArray, name: str, colour: int) -> list[go.Scatter]:
     known = np.where(np.isfinite(z), z, np.nan)
     filled = np.asarray(np.isfinite(known).any(axis=0))
-    if known.shape[0] < 3:
+    if known.shape[0] < 3 or not filled.any():
         return []
     low, high = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     low[filled], high[filled] = np.nanpercentile(known[:, filled], _BAND, axis=0)

@@ -68,7 +68,7 @@ def heatmap(trace: Trace, findings: Sequence[Finding] = (), step: int | None = N
     cells = gradient_cells(trace, rows)
     look = pinned_look(trace, step)
     fig = go.Figure(_tiles(trace, rows, cells))
-    keys = _keys(cells)
+    keys = _keys(rows, cells)
     fig.add_traces([*_overlays(cells), *keys])
     _lay_out(fig, trace, rows, cells, look)
     for number, finding in enumerate(findings[:MAX_OUTLINES], 1):
@@ -140,12 +140,11 @@ def _present(cells: Cells) -> list[Kind]:
     return [kind for kind in _PATTERNS if (cells.kind == kind).any()]
 
 
-def _keys(cells: Cells) -> list[go.Bar]:
+def _keys(rows: Rows, cells: Cells) -> list[go.Bar]:
     """The legend: what the patterns mean that are there."""
     keys = [_pattern_key(kind) for kind in _present(cells)]
-    # A heading is a row without any site: not "not measured".
-    known_rows = (cells.kind != Kind.UNKNOWN).any(axis=1)
-    if (cells.kind[known_rows] == Kind.UNKNOWN).any():
+    places = [i for i, row in enumerate(rows.rows) if not row.heading]
+    if (cells.kind[places] == Kind.UNKNOWN).any():
         keys.append(_key("not measured", {"color": BLANK}))
     return keys
 
@@ -347,4 +346,5 @@ def conclusion(trace: Trace, chain: IntArray, look: int) -> str:
         source, shows = int(np.nanargmin(np.where(np.isfinite(y), y, math.inf))), int(np.argmax(known))
         return f"Gradient grows by {decades(rise)} on its way from {names[source]} back to {names[shows]}, {when}"
     spread = float(known.max() - np.nanmin(np.where(np.isfinite(y), y, np.nan)))
-    return f"Gradient stays within {decades(spread)} over all {counted(int(np.isfinite(y).sum()), 'output')}, {when}"
+    over = f"all {counted(int(np.isfinite(y).sum()), 'output')}, {when}"
+    return f"Gradient stays within {decades(spread)} over {over}" if spread >= 0.05 else f"Gradient has one size in {over}"

@@ -173,4 +173,4 @@ def conclusion(trace: Trace, chain: IntArray, look: int) -> str:
     if share >= GUILTY_SHARE and known.sum() > 2:
         name = trace.sites[int(chain[1 + worst])].name
         return f"{product}; the guilty layer is {name} with {factor(float(gain[worst]))}"
-    return f"{product}. No single guilty layer: {each.replace(' by', ' multiplies it by', 1)}"
+    return f"{product}. No single guilty layer: {each} multiplies it {about}"

@@ -50,6 +50,8 @@ MINUS: Final = "\N{MINUS SIGN}"
 
 _RAISED: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MAX_TITLE_LINE: Final = 88
+_LEAST_END: Final = 6
+"""Characters of the last word of a path below which abbreviating the path is not worth it."""
 
 
 def colorscale() -> list[tuple[float, str]]:
@@ -197,6 +199,13 @@ def shortened(name: str, width: int) -> str:
         shorter = ".".join([*(part if part.isdigit() else part[:kept] for part in path), last])
         if len(shorter) <= width:
             return shorter
+        room = width - (len(shorter) - len(last))
+        if kept == 1 and room >= _LEAST_END:
+            return shorter.removesuffix(last) + _cut(last, room)
+    return _cut(name, width)
+
+
+def _cut(name: str, width: int) -> str:
     head = (width - 1) // 2
     return f"{name[:head]}…{name[len(name) - (width - 1 - head) :]}"
 

@@ -99,8 +99,11 @@
     const link = event.target.closest('a[href^="#"]');
     const goal = link && document.getElementById(link.getAttribute("href").slice(1));
     if (!goal) return;
+    event.preventDefault(); // a link's own navigation ends later and would take the focus back
+    location.hash = goal.id;
+    goal.scrollIntoView();
     if (!goal.hasAttribute("tabindex")) goal.tabIndex = -1;
-    setTimeout(() => goal.focus({ preventScroll: true }));
+    goal.focus({ preventScroll: true });
   });
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-save]");

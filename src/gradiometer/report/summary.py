@@ -178,16 +178,24 @@ def profile_at(trace: Trace, look: int) -> tuple[ProfileRow, ...]:
 
 
 def _pinned_look(trace: Trace, diagnosis: Diagnosis) -> int:
-    """The look at which the first finding is clearest; without any, the last look that has a gradient."""
+    """The look at which the first finding is clearest; without any, the last look that has a gradient.
+
+    Where most of a look is not a number (after a NaN) there is no profile to show: the last look before it that has one.
+    """
     if not trace.steps.size:
         return -1
-    for finding in diagnosis.findings:
-        step = finding.peak if finding.peak >= 0 else finding.steps[0]
-        at = int(np.searchsorted(trace.steps, step))
-        if at < trace.steps.size and np.isfinite(trace.log10_signal[at]).any():
-            return at
-    known = np.isfinite(trace.log10_gradient[:, trace.outputs]).sum(axis=1) if trace.outputs.size else np.zeros(0)
-    return int(np.flatnonzero(known == known.max())[-1]) if known.size else int(trace.steps.size) - 1
+    known = np.isfinite(trace.log10_gradient[:, trace.outputs]).sum(axis=1)
+    if not known.any():
+        known = np.isfinite(trace.log10_signal[:, trace.outputs]).sum(axis=1)
+    full = np.flatnonzero(known > known.max() // 2)
+    if not full.size:
+        return int(trace.steps.size) - 1
+    if not diagnosis.findings:
+        return int(full[-1])
+    finding = diagnosis.findings[0]
+    step = finding.peak if finding.peak >= 0 else finding.steps[0]
+    before = full[trace.steps[full] <= step]
+    return int(before[-1] if before.size else full[0])
 
 
 def _main_chain(trace: Trace, diagnosis: Diagnosis) -> int:
