@@ -45,9 +45,9 @@ def layer_gain(trace: Trace, findings: Sequence[Finding] = (), step: int | None 
     )
     fig = go.Figure([*_bars(rows, backward), *_diamonds(rows, forward)])
     _lay_out(fig, rows, backward, forward)
-    title = conclusion(trace, main_chain(trace, findings), look)
+    title = conclusion(trace, _spoken_of(trace, main_chain(trace, findings), findings), look)
     note = "Bars: what the layer multiplies the gradient by on its way back. Diamonds: what it multiplies the signal by."
-    note += " The product runs over every layer; a finding compares the two ends with more caution."
+    note += " The product runs over the layers that the finding is about, else over all."
     if rows.per_row > 1:
         note += f" Each mark is the product of {rows.per_row} consecutive outputs."
     alt = f"{title}. Bar chart of the gain of {len(trace.outputs)} outputs at step {int(trace.steps[look])}."
@@ -60,6 +60,17 @@ def _within_chains(trace: Trace, gain: FloatArray) -> FloatArray:
     own = gain.copy()
     own[[int(chain[0]) for chain in trace.chains]] = np.nan
     return own
+
+
+def _spoken_of(trace: Trace, chain: IntArray, findings: Sequence[Finding]) -> IntArray:
+    """The part of a network that the first finding about gradients is about; all of it without one."""
+    names = list(trace.names(chain))
+    for finding in findings:
+        if finding.rule in (vanishing_gradient.NAME, exploding_gradient.NAME) and finding.shows:
+            ends = [names.index(name) for name in (finding.shows[0], finding.starts) if name in names]
+            if len(ends) == 2 and abs(ends[1] - ends[0]) > 1:
+                return chain[min(ends) : max(ends) + 1]
+    return chain
 
 
 def _bars(rows: Rows, gain: FloatArray) -> list[go.Bar]:
@@ -161,7 +172,7 @@ def conclusion(trace: Trace, chain: IntArray, look: int) -> str:
     if not known.any():
         return "The backward gains are not known: too few layers have a gradient"
     total = float(gain[known].sum())
-    product = f"All layers together multiply the gradient by {factor(total).removeprefix('×')}"
+    product = f"The layers together multiply the gradient by {factor(total).removeprefix('×')}"
     if abs(total) < QUIET_DECADES:
         return f"{product}: no layer stands out" if float(np.abs(gain[known]).max()) < QUIET_DECADES else f"{product}"
     worst = int(np.argmax(np.where(known, gain * math.copysign(1.0, total), -math.inf)))

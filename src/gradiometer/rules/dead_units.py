@@ -93,7 +93,7 @@ def find(trace: Trace) -> list[Finding]:
                 f"at step {step}",
                 float(dead[look, top]),
                 WARN_SHARE,
-                "theory.md D1.5, raised on the calibration half of the zoo",
+                "theory.md D1.5, raised; well runs of the calibration half of the zoo stay below 0.4",
                 "an example that makes those units answer",
             ),
         ),

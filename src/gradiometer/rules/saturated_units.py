@@ -81,7 +81,7 @@ def find(trace: Trace) -> list[Finding]:
             f"share of the elements of {names[top]} in the flat part, at step {step}",
             float(share[look, top]),
             WARN_SHARE,
-            "theory.md D1.4, raised on the calibration half of the zoo",
+            "theory.md D1.4, raised; well runs of the calibration half of the zoo stay below 0.1",
             f"a share below {WARN_SHARE:g} in most looks",
         )
     ]

@@ -51,7 +51,7 @@ from gradiometer.types import Evidence, Finding, Severity
 NAME: Final = "signal-collapse"
 
 WARN_DECADES: Final = 3.0
-"""Healthy trainings of the calibration half of the zoo stay below 2."""
+"""Well runs of the calibration half of the zoo stay below 1.1, those of the evaluation half below 2."""
 EXTREME_DECADES: Final = 6.0
 """Beyond the relative resolution of float32 (seven digits): what biases add in the first step drowns the signal, so that
 the collapse may show at the very first look only."""
@@ -98,7 +98,7 @@ def _judge(trace: Trace, chain: IntArray) -> Case | None:
             + (" (an exact zero counts as 45)" if fall >= ZERO_DECADES else ""),
             fall,
             WARN_DECADES,
-            "calibrated on the calibration half of the zoo",
+            "checked on the calibration half of the zoo",
             f"a fall below {WARN_DECADES:g} decades in most looks",
         )
     ]

@@ -48,7 +48,7 @@ from gradiometer.types import Evidence, Finding, Severity
 NAME: Final = "signal-explosion"
 
 WARN_DECADES: Final = 3.0
-"""Healthy trainings of the calibration half of the zoo stay below 2."""
+"""Well runs of the calibration half of the zoo stay below 1.1, those of the evaluation half below 2."""
 ERROR_DECADES: Final = 6.0
 """Beyond the relative resolution of float32 (seven digits): an error whatever the loss does."""
 
@@ -99,7 +99,7 @@ def _judge(trace: Trace, chain: IntArray) -> Case | None:
                 f"decades (log10) by which the rms of outputs is larger near the output than near the input, at step {step}",
                 rise,
                 WARN_DECADES,
-                "calibrated on the calibration half of the zoo",
+                "checked on the calibration half of the zoo",
                 f"a growth below {WARN_DECADES:g} decades in most looks",
             ),
         ),

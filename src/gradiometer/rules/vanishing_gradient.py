@@ -46,7 +46,7 @@ from gradiometer.types import Evidence, Finding, Role
 NAME: Final = "vanishing-gradient"
 
 WARN_DECADES: Final = 3.0
-"""theory.md D1.2 proposes 3; healthy trainings of the calibration half of the zoo stay below 2 (benchmarks/detection.py)."""
+"""theory.md D1.2 proposes 3; well runs of the calibration half of the zoo stay below 2 (benchmarks/detection.py)."""
 ERROR_DECADES: Final = 6.0
 """theory.md D1.2: six decades are below what bfloat16 or float16 resolve; an error whatever the loss does."""
 WEIGHT_WARN_DECADES: Final = 4.0
@@ -118,7 +118,7 @@ def _judge(trace: Trace, index: IntArray, group: Group, y: FloatArray) -> Case |
                 f"output, at step {step}" + (" (an exact zero counts as 45)" if exact else ""),
                 fall,
                 warn,
-                "theory.md D1.2, calibrated on the calibration half of the zoo",
+                "theory.md D1.2, checked on the calibration half of the zoo",
                 f"a fall below {warn:g} decades in most looks",
             ),
             *_slope(fit),
