@@ -18,7 +18,7 @@ from gradiometer.rules import exploding_gradient, vanishing_gradient
 from gradiometer.types import Finding, Role
 
 GUILTY_SHARE: Final = 0.5
-"""A layer that makes at least this share of the whole change is named."""
+"""A layer that makes at least this share of all movement along depth, up and down, is named."""
 
 QUIET_DECADES: Final = 1.0
 """Below this the product of all layers is as good as 1."""
@@ -175,13 +175,28 @@ def conclusion(trace: Trace, chain: IntArray, look: int) -> str:
     product = f"The layers together multiply the gradient by {factor(total).removeprefix('×')}"
     if abs(total) < QUIET_DECADES:
         return f"{product}: no layer stands out" if float(np.abs(gain[known]).max()) < QUIET_DECADES else f"{product}"
-    worst = int(np.argmax(np.where(known, gain * math.copysign(1.0, total), -math.inf)))
-    share = float(gain[worst]) / total
     layers = sum(trace.sites[int(i)].role in _LAYERS for i in chain) or int(known.sum())
     each, about = f"each of the {counted(layers, 'layer')}", f"by about {factor(total / layers).removeprefix('×')}"
     if not (total <= -vanishing_gradient.WARN_DECADES or total >= exploding_gradient.WARN_DECADES):
         return f"{product}, {each} {about}"
-    if share >= GUILTY_SHARE and known.sum() > 2:
-        name = trace.sites[int(chain[1 + worst])].name
-        return f"{product}; the guilty layer is {name} with {factor(float(gain[worst]))}"
+    guilty = _guilty(trace, chain, y, math.copysign(1.0, total))
+    if guilty is not None:
+        return f"{product}; the guilty layer is {guilty[0]} with {factor(guilty[1])}"
     return f"{product}. No single guilty layer: {each} multiplies it {about}"
+
+
+def _guilty(trace: Trace, chain: IntArray, y: FloatArray, sign: float) -> tuple[str, float] | None:
+    """Name and log10 gain of a layer that makes most of the movement, if one does.
+
+    A layer is its weights with the activation after them: apart, the slope of a sigmoid takes what its weights give.
+    """
+    dense = [k for k in range(len(chain)) if trace.sites[int(chain[k])].role in _LAYERS]
+    bounds = sorted({0, *(dense if len(dense) > 1 else range(len(chain))), len(chain) - 1})
+    steps = y[bounds[:-1]] - y[bounds[1:]]
+    known = np.isfinite(steps)
+    if known.sum() < 3:
+        return None
+    worst = int(np.argmax(np.where(known, steps * sign, -math.inf)))
+    if abs(steps[worst]) < GUILTY_SHARE * np.abs(steps[known]).sum():
+        return None
+    return trace.sites[int(chain[bounds[worst + 1]])].name, float(steps[worst])

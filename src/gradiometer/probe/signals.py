@@ -29,7 +29,7 @@ UNIT_LIMIT: Final = 1 << 22
 UPDATE_LIMIT: Final = 1 << 16
 """Elements of a large parameter that its update is measured on (regular subsample)."""
 DEAD_EXAMPLES: Final = 1000
-"""A unit is dead when it was zero on all of this many examples (theory.md D1.5 asks for 1,000 to 2,000)."""
+"""A unit is dead when it was zero on all of this many examples (fewer than about a thousand cannot tell dead from rare)."""
 
 _TINY, _HUGE = 1e-15, 1e15
 
@@ -49,7 +49,7 @@ class ActivationKind:
     zero_is_dead: bool = False
 
 
-# Flat parts as in theory.md D1.4: sigmoid outside .05 to .95, tanh beyond .97, clipped activations at their ends.
+# Flat parts: sigmoid outside .05 to .95, tanh beyond .97, clipped activations at their ends.
 RELU: Final = ActivationKind(None, lambda a: (a > 0).to(a.dtype), True)
 SIGMOID: Final = ActivationKind(lambda a: (a - 0.5).abs() > 0.45, lambda a: (4 * a * (1 - a)).square())
 TANH: Final = ActivationKind(lambda a: a.abs() > 0.97, lambda a: (1 - a.square()).square())

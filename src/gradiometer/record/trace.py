@@ -14,7 +14,7 @@ from gradiometer.record.ledger import BoolArray, FloatArray, IntArray, Learning,
 from gradiometer.types import Place, Role, Site
 
 SETTLE: Final = 5
-"""Steps after which branches that start at zero carry a gradient (theory.md D3: re-test after one to five steps)."""
+"""Steps after which branches that start at zero carry a gradient (a few steps open them)."""
 
 LEARNED_FALL: Final = 0.2
 """Share by which the loss must fall to count as learning; a class prior alone is worth at most about a tenth."""

@@ -40,7 +40,7 @@ from gradiometer.types import Evidence, Finding, Severity
 NAME: Final = "dead-units"
 
 WARN_SHARE: Final = 0.8
-"""theory.md D1.5 proposes 0.5 for an error; a healthy wide layer can leave more than half of its units unused."""
+"""Half would be a natural level; a healthy wide layer can leave more than half of its units unused."""
 BLOCKED_SHARE: Final = 0.99
 """A layer that lets nothing through."""
 MIN_EXAMPLES: Final = 128
@@ -93,7 +93,7 @@ def find(trace: Trace) -> list[Finding]:
                 f"at step {step}",
                 float(dead[look, top]),
                 WARN_SHARE,
-                "theory.md D1.5, raised; well runs of the calibration half of the zoo stay below 0.4",
+                "our level; well runs of the calibration half of the zoo stay below 0.4",
                 "an example that makes those units answer",
             ),
         ),

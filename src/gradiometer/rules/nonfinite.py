@@ -41,7 +41,7 @@ from gradiometer.types import Evidence, Finding, Severity
 NAME: Final = "nonfinite"
 
 LARGE_UPDATE: Final = 0.1
-"""An update of a tenth of a parameter's size is a hundred times the usual (theory.md D1.3: about 1e-3)."""
+"""An update of a tenth of a parameter's size is a hundred times the usual (about 1e-3: CS231n notes)."""
 SKIPPED_SHARE: Final = 0.5
 """A loss scale that is searched for costs some ten steps; where half of the last ones are skipped it finds none."""
 SKIPPED_STEPS: Final = 20

@@ -41,9 +41,9 @@ from gradiometer.types import Evidence, Finding, Role, Severity
 NAME: Final = "saturated-units"
 
 WARN_SHARE: Final = 0.75
-"""theory.md D1.4 proposes 0.5; trained healthy tanh networks come near that."""
+"""Half would be a natural level; trained healthy tanh networks come near that."""
 ERROR_SHARE: Final = 0.9
-"""theory.md D1.4."""
+"""Our level: one unit in ten is left to pass a gradient."""
 
 _HELPS: Final = (
     "initialise with smaller weights",
@@ -81,13 +81,13 @@ def find(trace: Trace) -> list[Finding]:
             f"share of the elements of {names[top]} in the flat part, at step {step}",
             float(share[look, top]),
             WARN_SHARE,
-            "theory.md D1.4, raised; well runs of the calibration half of the zoo stay below 0.1",
+            "our level; well runs of the calibration half of the zoo stay below 0.1",
             f"a share below {WARN_SHARE:g} in most looks",
         )
     ]
     if np.isfinite(slope):
         claim = "rms slope there as a share of the steepest"
-        evidence.append(Evidence(claim, slope, float("nan"), "theory.md D1.4", "a slope near 1"))
+        evidence.append(Evidence(claim, slope, float("nan"), "Glorot & Bengio 2010", "a slope near 1"))
     finding = Finding(
         rule=NAME,
         severity=severity,

@@ -46,9 +46,9 @@ from gradiometer.types import Evidence, Finding, Role
 NAME: Final = "vanishing-gradient"
 
 WARN_DECADES: Final = 3.0
-"""theory.md D1.2 proposes 3; well runs of the calibration half of the zoo stay below 2 (benchmarks/detection.py)."""
+"""Our level (the literature has none); well runs of the calibration half of the zoo stay below 2 (benchmarks/detection.py)."""
 ERROR_DECADES: Final = 6.0
-"""theory.md D1.2: six decades are below what bfloat16 or float16 resolve; an error whatever the loss does."""
+"""Six decades are below what bfloat16 or float16 resolve; an error whatever the loss does."""
 WEIGHT_WARN_DECADES: Final = 4.0
 """For weight gradients, which also carry the size of the layer's input: one decade more."""
 
@@ -118,7 +118,7 @@ def _judge(trace: Trace, index: IntArray, group: Group, y: FloatArray) -> Case |
                 f"output, at step {step}" + (" (an exact zero counts as 45)" if exact else ""),
                 fall,
                 warn,
-                "theory.md D1.2, checked on the calibration half of the zoo",
+                "our level, checked on the calibration half of the zoo",
                 f"a fall below {warn:g} decades in most looks",
             ),
             *_slope(fit),
@@ -149,4 +149,4 @@ def _cause(trace: Trace, index: IntArray, look: int) -> list[Evidence]:
         "median over activations of the rms slope as a share of the steepest (near 1: not saturated, so the weights or the "
         "activation's own slope are too small; near 0: saturated or dead)"
     )
-    return [Evidence(claim, float(np.nanmedian(slope)), 0.5, "theory.md D1.4")]
+    return [Evidence(claim, float(np.nanmedian(slope)), 0.5, "Glorot & Bengio 2010")]
