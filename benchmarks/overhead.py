@@ -1,9 +1,9 @@
 """What watching costs: step time with the probe over step time without, side by side in one process.
 
-Each training first runs alone with the probe until the probe's one-off allowance is spent (that is reported apart),
-then blocks of steps with and without it take turns (ABBA), so that a machine whose speed drifts drifts for both. Printed:
-the median of the ratio of neighbouring blocks with its range, the ratio of all watched to all plain time with a bootstrap
-interval, and what the probe itself says it cost.
+Each training first runs 15 s with the probe, which takes its one-off first looks there (reported apart as "once"). Then
+blocks of steps with and without the probe take turns (ABBA), so that a machine whose speed drifts drifts for both.
+Printed: the median of the ratio of neighbouring blocks with its range, the ratio of all watched to all plain time with a
+bootstrap interval, and what the probe itself says it cost.
 
     python benchmarks/overhead.py [--pairs N] [--seconds S] [--only NAME] [--overhead PERCENT]
 """
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 import gradiometer
 from gradiometer.probe import sampler
 
+WARM_UP_SECONDS = 15.0
 RESULTS = Path(__file__).parent / "results" / "overhead.json"
 Step = Callable[[], None]
 
@@ -150,11 +151,12 @@ def measure(make: Callable[[], Step], pairs: int, seconds: float, overhead: floa
     folder = Path(tempfile.mkdtemp())
     watch = gradiometer.watch(out=folder / "run", overhead=overhead)
     observer = watch._observer
-    # until the one-off allowance is spent, and the running budget alone decides
-    while observer._sampler._looks_left() >= 1.0 and observer._step < sampler.SERIES_REACH:
+    # the first looks are beyond the budget; after some seconds of them the running budget alone decides, without debt
+    until = time.perf_counter() + WARM_UP_SECONDS
+    while time.perf_counter() < until:
         step()
-    one_off, own_before = observer.own_seconds, observer.own_seconds
-    seconds_of(step, block)
+    one_off = observer.own_seconds
+    observer._sampler._paid, observer._sampler._taken = one_off, sampler.FIRST_LOOKS
     switch = Switch(watch)
     plain: list[float] = []
     watched: list[float] = []
@@ -167,8 +169,6 @@ def measure(make: Callable[[], Step], pairs: int, seconds: float, overhead: floa
                 switch.off()
             else:
                 plain.append(seconds_of(step, block))
-            if not plain and on:
-                continue
     own = observer.own_seconds - own_before
     looks = observer._look_count - looks_before
     switch.on()

@@ -212,7 +212,7 @@ def test_compiled_models_are_measured_at_their_parameters_and_it_is_said(tmp_pat
 
 
 def test_gradients_too_small_to_square_are_not_zero(tmp_path: Path) -> None:
-    """The float32 trap: ||g|| underflows where no element is zero (attach.md)."""
+    """The float32 trap: ||g|| underflows where no element is zero."""
     torch.manual_seed(0)
     model = trainings.mlp(nn.Sigmoid, 34)
     with gradiometer.watch(model, out=tmp_path / "run", every=1):

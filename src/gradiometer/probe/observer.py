@@ -83,7 +83,7 @@ class Observer:
         self._optimizers: dict[int, int] = {}
         self._in_backward = False
         self._in_step = False
-        self._stepping: list[Tensor] = []
+        self._stepping: torch.optim.Optimizer | None = None
         self._last_optimizer = -1
         self._rate = NAN
         self._scale = 1.0
@@ -264,7 +264,7 @@ class Observer:
                 self._hooks(False)
         if self._in_step:  # a closure (LBFGS): its first backward sees the weights before the step
             if look is not None:
-                look.measure_parameters(self._stepping, 1.0)
+                look.measure_parameters(self._parameters(), 1.0)
             return
         if self._stepped_inside:
             self._close_step(Flag.NONE, self._last_optimizer)
@@ -296,17 +296,18 @@ class Observer:
         root = roots[0]
         if root.numel() != 1 or torch._C._functorch.is_functorch_wrapped_tensor(root):
             return
-        value: Scalar = signals.plain(root).reshape(())
+        plain = type(root) is Tensor and root.layout is torch.strided  # the usual case, at every step: a read and no more
+        value: Scalar = root.detach() if plain else signals.plain(root).reshape(())
         if root.device.type == "cpu":
-            value = float(value) / self._scale
+            value = float(root.item() if plain else value) / self._scale
             if not math.isfinite(value):
                 self._autopsy(roots)
             elif value > LOSS_JUMP * abs(self._loss_level) and self._backwards_total > 5:
                 self._sampler.trouble()
             known = not math.isnan(self._loss_level) and math.isfinite(value)
             self._loss_level = 0.9 * self._loss_level + 0.1 * value if known else value
-        elif self._scale != 1.0:
-            value = value / self._scale
+        else:
+            value = value.reshape(()) / self._scale
         self._losses.append(value)
 
     def _autopsy(self, roots: Sequence[Tensor]) -> None:
@@ -367,16 +368,21 @@ class Observer:
         """An optimizer is about to step."""
         self._optimizers_known = True
         self._in_step = True
-        self._stepping = [p for group in optimizer.param_groups for p in group["params"]]
+        self._stepping = optimizer
         partner = self._is_partner(optimizer)
         look = self._trailing if partner else self._look
         # torch.amp.GradScaler hands a fused optimizer its scale for the duration of the step
         scale = getattr(optimizer, "grad_scale", None)
         factor = float(scale) if isinstance(scale, Tensor) else 1.0
-        if look is not None and (self._backwards or any(p.grad is not None for p in self._stepping)):
-            look.measure_parameters(self._stepping, factor)  # else a closure (LBFGS) will run the first backward pass
+        if look is not None and (self._backwards or any(p.grad is not None for p in self._parameters())):
+            look.measure_parameters(self._parameters(), factor)  # else a closure (LBFGS) will run the first backward pass
         elif look is None and not partner and isinstance(self._grad_norm, float) and math.isnan(self._grad_norm):
             self._take_norm(factor)
+
+    def _parameters(self) -> list[Tensor]:
+        """Those of the optimizer that steps; listed only when they are measured, for there may be thousands."""
+        groups = self._stepping.param_groups if self._stepping is not None else []
+        return [p for group in groups for p in group["params"]]
 
     def _is_partner(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether it steps after the same backward pass as the optimizer before it, and so shares its step.
@@ -391,7 +397,7 @@ class Observer:
         if not self._sampler.norm_fits(self._norm_cost, now - self._began):
             return
         with torch.no_grad(), torch._C.DisableTorchFunction():
-            gradients = [signals.plain(p.grad) for p in self._stepping if p.grad is not None]
+            gradients = [signals.plain(p.grad) for p in self._parameters() if p.grad is not None]
             if gradients and len({g.device for g in gradients}) == 1:
                 norms = torch._foreach_norm(gradients)
                 norm = torch.linalg.vector_norm(torch.stack([n.float() for n in norms])) / factor
@@ -410,10 +416,10 @@ class Observer:
         partner = self._is_partner(optimizer)
         look = self._trailing if partner else self._look
         if look is not None:
-            look.measure_updates(self._stepping)
+            look.measure_updates(self._parameters())
         if partner:
             if look is not None:
-                look.write_parameters(self._stepping)
+                look.write_parameters(self._parameters())
                 self.recorder.flush_look()
             return
         self._last_optimizer = index = self._optimizers[id(optimizer)]
