@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,7 +49,7 @@ def test_the_first_looks_are_taken_whatever_they_cost(step_seconds: float, look_
 
 def test_looks_are_dense_first_and_never_end() -> None:
     looks, _ = play(Sampler(0.01), 20_000, 0.01, 0.01)
-    gaps = [b - a for a, b in zip(looks, looks[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(looks)]
     assert looks[:3] == [0, 1, 2]
     assert max(gaps) < 1500
     assert looks[-1] > 19_000

@@ -25,6 +25,10 @@ RUNNING_GROWTH: Final = 0.02
 MAX_GAP: Final = 500
 """Looks paid by the running budget are never planned further apart than this."""
 
+HEADROOM: Final = 0.8
+"""Share of the budget that is spent: what our clock does not see (torch's own dispatch to hooks, cold caches) and a look
+that costs more than the last ones must fit into the rest."""
+
 NORM_SHARE: Final = 0.3
 """Share of the running budget for gradient norms of steps that are not looked at. They are cheap and would otherwise take
 whatever a look waits for."""
@@ -70,7 +74,7 @@ class Sampler:
 
     def spare(self, elapsed: float, spent: float) -> float:
         """Seconds of the running budget that may be spent now; negative when it is overdrawn."""
-        return self.fraction * elapsed - (spent - self._paid)
+        return HEADROOM * self.fraction * elapsed - (spent - self._paid)
 
     def look_at(self, step: int, elapsed: float, spent: float, stride: int) -> bool:
         """Whether to look at ``step`` (0-based).
@@ -116,7 +120,7 @@ class Sampler:
 
     def norm_fits(self, cost: float, elapsed: float) -> bool:
         """Whether a gradient norm of the given cost (seconds) fits its share of the running budget."""
-        return self._norms + cost <= NORM_SHARE * self.fraction * elapsed
+        return self._norms + cost <= NORM_SHARE * HEADROOM * self.fraction * elapsed
 
     def took_norm(self, cost: float) -> None:
         """Tell what a gradient norm cost (seconds)."""

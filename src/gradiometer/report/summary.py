@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -129,10 +130,10 @@ class Summary:
 
     @property
     def command(self) -> str:
-        """The command as it was given, quoted for a shell."""
-        import shlex
-
-        return shlex.join(str(word) for word in self.run.info.get("command", []))
+        """The command, quoted for a shell in the directory it was started from: paths below it are relative."""
+        here = str(self.run.info.get("cwd", "")).rstrip("/") + "/"
+        words = [str(word) for word in self.run.info.get("command", [])]
+        return shlex.join(word.removeprefix(here) if len(here) > 1 else word for word in words)
 
     @property
     def environment(self) -> Mapping[str, Any]:
