@@ -171,7 +171,7 @@ trap 'echo QUIT; exit 14' QUIT
 trap 'echo USR1' USR1
 trap 'echo USR2; exit 15' USR2
 echo ready
-for i in $(seq 200); do sleep 0.05; done
+for i in {1..200}; do sleep 0.05; done
 """
 
 

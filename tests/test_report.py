@@ -99,16 +99,31 @@ def test_a_loss_that_does_not_fall_is_mentioned_though_nothing_was_found(tmp_pat
     assert "The loss did not fall" in summary.sentence
 
 
-def test_a_compiled_model_that_does_not_learn_is_unknown_not_well(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    torch._dynamo.reset()
+def test_a_model_that_shows_only_parameters_and_does_not_learn_is_unknown_not_well(tmp_path: Path) -> None:
     model = trainings.mlp(nn.Tanh, 2)
-    compiled = torch.compile(model, backend="aot_eager")  # hides the graph, as inductor does
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
     with gradiometer.watch(out=tmp_path / "run", every=1):
-        trainings.fit(compiled, torch.optim.SGD(model.parameters(), 0.0), steps=12)  # type: ignore[arg-type]
+        for _ in range(12):  # gradients that somebody computed elsewhere: no forward or backward pass to be seen
+            for p in model.parameters():
+                p.grad = torch.randn_like(p)
+            optimizer.step()
     summary = summarise(gradiometer.load(tmp_path / "run"))
     assert summary.diagnosis.verdict is VerdictWord.UNKNOWN
-    assert any("torch.compile" in note for note in summary.notes)
+    assert "Only parameters could be measured" in summary.sentence
+
+
+def test_a_model_compiled_before_the_watch_is_not_hooked(tmp_path: Path) -> None:
+    """Torch would warn of hooks on a compiled module, and compile it again."""
+    torch._dynamo.reset()
+    model = trainings.mlp(nn.Tanh, 2)
+    compiled = torch.compile(model, backend="eager")
+    with gradiometer.watch(out=tmp_path / "run", every=1):
+        trainings.fit(compiled, torch.optim.SGD(model.parameters(), 0.1))  # type: ignore[arg-type]
+    assert any("torch.compile" in note for note in gradiometer.load(tmp_path / "run").trace.notes)
+    del compiled
+    train(trainings.mlp(nn.Tanh, 2), tmp_path / "next", 6)
+    trace = gradiometer.load(tmp_path / "next").trace
+    assert len(trace.outputs) == 5, "what is gone does not matter to the next training"
 
 
 # ---- JSON --------------------------------------------------------------------------------------------------------------

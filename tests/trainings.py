@@ -209,7 +209,7 @@ def checkpointing() -> nn.Module:
     return fit(model, torch.optim.SGD(model.parameters(), 0.1))
 
 
-class _Hidden(torch.autograd.Function):
+class Hidden(torch.autograd.Function):
     """Runs a whole module out of autograd's sight, as reversible networks do."""
 
     @staticmethod
@@ -233,7 +233,7 @@ def hidden_in_function() -> nn.Module:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        F.cross_entropy(_Hidden.apply(X.clone().requires_grad_(), model, *model.parameters()), Y).backward()
+        F.cross_entropy(Hidden.apply(X.clone().requires_grad_(), model, *model.parameters()), Y).backward()
         optimizer.step()
     return model
 

@@ -230,8 +230,16 @@ def _check_torch() -> None:
 
 def _compiled_before() -> bool:
     """Whether a live module went through torch.compile before we could see it."""
-    modules = (o for o in gc.get_objects() if issubclass(type(o), torch.nn.Module))
-    return any(type(m).__name__ == "OptimizedModule" or m.__dict__.get("_compiled_call_impl") is not None for m in modules)
+    if not any(map(_is_compiled, gc.get_objects())):
+        return False
+    gc.collect()  # a compiled model of an earlier training is a cycle, and may be garbage
+    return any(map(_is_compiled, gc.get_objects()))
+
+
+def _is_compiled(candidate: object) -> bool:
+    if not issubclass(type(candidate), torch.nn.Module):
+        return False
+    return type(candidate).__name__ == "OptimizedModule" or candidate.__dict__.get("_compiled_call_impl") is not None
 
 
 def _live_optimizers() -> list[torch.optim.Optimizer]:

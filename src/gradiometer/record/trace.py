@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from gradiometer.record.frames import Group
+from gradiometer.record.frames import Flag, Group
 from gradiometer.record.ledger import BoolArray, FloatArray, IntArray, Learning, Ledger
 from gradiometer.types import Place, Role, Site
 
@@ -214,8 +214,9 @@ class Trace:
 
     @cached_property
     def stalled(self) -> bool:
-        """Whether the loss is known and has not fallen clearly. Of a loss that was not seen nothing is said."""
-        return bool(np.isfinite(self.learning.fall)) and not self.learned
+        """Whether the loss has not fallen clearly, or is no number any more. Of a loss that was not seen nothing is said."""
+        broken = self.ledger.has(Flag.NONFINITE)[-3:]
+        return (bool(np.isfinite(self.learning.fall)) and not self.learned) or (broken.size > 0 and bool(broken.all()))
 
     @property
     def overhead_percent(self) -> float:
