@@ -151,12 +151,15 @@ def measure(make: Callable[[], Step], pairs: int, seconds: float, overhead: floa
     folder = Path(tempfile.mkdtemp())
     watch = gradiometer.watch(out=folder / "run", overhead=overhead)
     observer = watch._observer
-    # the first looks are beyond the budget; after some seconds of them the running budget alone decides, without debt
+    # the first looks are beyond the budget; after some seconds of them the running budget alone decides, without debt or
+    # credit from before
     until = time.perf_counter() + WARM_UP_SECONDS
     while time.perf_counter() < until:
         step()
     one_off = observer.own_seconds
-    observer._sampler._paid, observer._sampler._taken = one_off, sampler.FIRST_LOOKS
+    budget = sampler.HEADROOM * overhead * (time.perf_counter() - observer._began)
+    observer._sampler._paid, observer._sampler._taken = one_off - budget, sampler.FIRST_LOOKS
+    observer._sampler._norms = sampler.NORM_SHARE * budget
     switch = Switch(watch)
     plain: list[float] = []
     watched: list[float] = []
