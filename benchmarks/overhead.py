@@ -199,8 +199,8 @@ def measure(make: Callable[[], Step], pairs: int, seconds: float, overhead: floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of a block")
+    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=0.3, help="length of a block")
     parser.add_argument("--only", help="part of the name of a training")
     parser.add_argument("--overhead", type=float, default=1.0, help="budget in percent")
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}")
