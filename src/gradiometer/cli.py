@@ -137,19 +137,9 @@ def _summary(folder: Path) -> Summary:
 
 
 def _write_html(summary: Summary, path: Path) -> Path:
-    from gradiometer.report import html
+    from gradiometer.report import html, write
 
-    return _write(path, html.render(summary))
-
-
-def _write(path: Path, text: str) -> Path:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise GradiometerError(
-            f"{path} cannot be written ({error.strerror or error}).", "Name another file with -o, or make room."
-        ) from error
-    return path
+    return write(path, html.render(summary))
 
 
 @app.command()
@@ -177,7 +167,7 @@ def report(
 
         file = io.StringIO()
         print_summary(summary, Console(file=file, width=120))
-        _write(output, file.getvalue())
+        _emit(file.getvalue(), output)
 
 
 def _find_run(given: Path | None) -> Path:
@@ -194,7 +184,9 @@ def _emit(text: str, output: Path | None) -> None:
     if output is None:
         typer.echo(text, nl=False)
     else:
-        _write(output, text)
+        from gradiometer.report import write
+
+        write(output, text)
 
 
 @app.command()

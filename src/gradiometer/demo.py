@@ -17,7 +17,7 @@ from gradiometer.launch import launch
 from gradiometer.record.folder import create_folder
 from gradiometer.record.reading import last_step
 from gradiometer.record.run import load
-from gradiometer.report import html
+from gradiometer.report import html, write
 from gradiometer.report.summary import summarise
 from gradiometer.report.text import print_summary
 
@@ -69,9 +69,7 @@ def play(out: Path | None, console: Console) -> None:
         console.print(f"The training said: {said}")
         summary = summarise(load(folder))
         print_summary(summary, console)
-        report = folder / "report.html"
-        report.write_text(html.render(summary), encoding="utf-8")
-        reports.append((case, report))
+        reports.append((case, write(folder / "report.html", html.render(summary))))
     console.print()
     console.print("Both trainings are the same script; only the size of the weights differs. Open the reports in a browser:")
     for case, report in reports:

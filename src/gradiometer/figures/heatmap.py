@@ -19,7 +19,6 @@ from gradiometer.figures.scale import (
     NEUTRAL,
     Margin,
     colorscale,
-    counted,
     decades,
     finish,
     nothing,
@@ -29,6 +28,7 @@ from gradiometer.record.ledger import BoolArray, FloatArray, IntArray
 from gradiometer.record.trace import Trace
 from gradiometer.rules import exploding_gradient, vanishing_gradient
 from gradiometer.types import Finding
+from gradiometer.words import counted
 
 MAX_OUTLINES: Final = 6
 """Findings outlined: more than that hides what they outline."""

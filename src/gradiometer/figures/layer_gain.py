@@ -11,11 +11,12 @@ import plotly.graph_objects as go
 
 from gradiometer.figures.depth_profile import BOTTOM, TOP
 from gradiometer.figures.rows import Rows, main_chain, output_rows, pinned_look
-from gradiometer.figures.scale import LINES, MINUS, PALETTE, Margin, counted, factor, finish, nothing
+from gradiometer.figures.scale import LINES, MINUS, PALETTE, Margin, factor, finish, nothing
 from gradiometer.record.ledger import FloatArray, IntArray
 from gradiometer.record.trace import Trace
 from gradiometer.rules import exploding_gradient, vanishing_gradient
 from gradiometer.types import Finding, Role
+from gradiometer.words import counted
 
 GUILTY_SHARE: Final = 0.5
 """A layer that makes at least this share of all movement along depth, up and down, is named."""

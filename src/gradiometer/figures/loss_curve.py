@@ -10,11 +10,12 @@ from typing import Any, Final
 import numpy as np
 import plotly.graph_objects as go
 
-from gradiometer.figures.scale import DASHES, LINES, MINUS, NEUTRAL, Margin, counted, finish, nothing, number
+from gradiometer.figures.scale import DASHES, LINES, MINUS, NEUTRAL, Margin, finish, nothing, number
 from gradiometer.record.frames import Flag
 from gradiometer.record.ledger import BoolArray, FloatArray, IntArray
 from gradiometer.record.trace import Trace
 from gradiometer.types import Finding
+from gradiometer.words import counted
 
 MAX_POINTS: Final = 3_000
 """Points of one curve. A longer one keeps the lowest and the highest loss of each bin, so no spike is lost."""

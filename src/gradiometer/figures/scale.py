@@ -263,8 +263,3 @@ def number(value: float) -> str:
     if math.isfinite(value) and value and not 1e-4 <= abs(value) < 1e6:
         return f"{MINUS if value < 0 else ''}{_scientific(math.log10(abs(value)), 2)}"
     return f"{value:.4g}".replace("-", MINUS)
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 step``, ``400 steps``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

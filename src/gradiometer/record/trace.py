@@ -116,11 +116,6 @@ class Trace:
         return _ratio(self.values["output_saturated"], self.values["output_count"])
 
     @cached_property
-    def zero_share(self) -> FloatArray:
-        """Share of an output's elements that are exactly zero."""
-        return _ratio(self.values["output_zeros"], self.values["output_count"])
-
-    @cached_property
     def dead_share(self) -> FloatArray:
         """Share of an activation's units that were zero on all recent examples; NaN where not applicable."""
         units = np.array([max(s.units, 1) for s in self.sites], dtype=np.float64)

@@ -21,11 +21,12 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from gradiometer.figures import FIGURES, FigureKind
-from gradiometer.figures.scale import counted, number, template
+from gradiometer.figures.scale import number, template
 from gradiometer.figures.tables import TABLES, Table
 from gradiometer.report.summary import Summary
 from gradiometer.rules import RULES
 from gradiometer.types import Evidence, Finding, Severity, VerdictWord
+from gradiometer.words import counted
 
 MAX_NAMES: Final = 5
 """Names of layers listed in a card; a longer list shows the first, the last and how many."""

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from gradiometer.report.summary import ProfileRow, Summary
 from gradiometer.types import Finding, Severity, VerdictWord
+from gradiometer.words import counted
 
 MAX_BARS: Final = 26
 """Layers in the bar chart; a deeper network is thinned evenly, the first and last layer always shown."""
@@ -59,11 +60,6 @@ def renderable(summary: Summary, *, blocks: bool = True) -> RenderableType:
 def plain(text: str) -> str:
     """Text safe for a terminal: names of layers are the user's, and may hold escape sequences."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def counted(number: int, thing: str) -> str:
-    """A number with its noun: "1 step", "2 steps"."""
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
 def _verdict(summary: Summary) -> Text:
