@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from gradiometer.checking import check as check
     from gradiometer.errors import GradiometerError as GradiometerError
+    from gradiometer.preflight.result import Preflight as Preflight
     from gradiometer.probe.attach import Watch as Watch
     from gradiometer.probe.attach import watch as watch
     from gradiometer.record.run import Run as Run
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from gradiometer.types import Site as Site
 
 _HOME = {
+    "check": "gradiometer.checking",
+    "Preflight": "gradiometer.preflight.result",
     "GradiometerError": "gradiometer.errors",
     "Watch": "gradiometer.probe.attach",
     "watch": "gradiometer.probe.attach",

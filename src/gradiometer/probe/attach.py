@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import math
 import multiprocessing.util
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -17,6 +18,8 @@ import torch
 
 from gradiometer.errors import GradiometerError
 from gradiometer.probe.observer import Observer
+from gradiometer.probe.rehearsal import Rehearsal
+from gradiometer.probe.safety import EventLog
 from gradiometer.probe.sampler import Sampler
 from gradiometer.probe.taps import Taps
 from gradiometer.record.folder import create_folder
@@ -40,12 +43,17 @@ class Watch:
         optimizers: Sequence[torch.optim.Optimizer] = (),
         *,
         of_run: bool = False,
+        rehearse: str = "",
     ) -> None:
         self.folder = folder.absolute()
         self._of_run = of_run
         self._taps = Taps(self._failed)
+        self._rehearsal: Rehearsal | None = None
+        if rehearse:
+            curvature = rehearse == "curvature"
+            self._rehearsal = Rehearsal(self.folder, EventLog(self.folder), with_curvature=curvature, blocking=True)
         sampler = Sampler(overhead, every)
-        self._observer = Observer(self.folder, sampler, self._taps.set_module_hooks, optimizers)
+        self._observer = Observer(self.folder, sampler, self._taps.set_module_hooks, optimizers, self._rehearsal)
         self._events = self._observer.events  # one log: it warns once
         self._attached = True
 
@@ -102,6 +110,8 @@ class Watch:
             where = "".join(traceback.format_exception(error))[-4000:]
             reason = error.strerror or str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
             self._events.add("probe-failed", error=reason, trace=where)
+            if self._rehearsal is not None:
+                self._rehearsal.failed(reason)
             self._events.warn(f"stopped watching ({reason}); your training goes on")
         except Exception:  # noqa: BLE001  an exception of the user's that cannot even be printed
             return
@@ -129,9 +139,18 @@ def attach_from_environment() -> None:
     if not folder or _current is not None:
         return
     overhead, every = _overhead_from_environment(), _every_from_environment()
-    made = Watch(Path(folder), overhead, every, of_run=True)
+    made = Watch(Path(folder), overhead, every, of_run=True, rehearse=os.environ.get("GRADIOMETER_CHECK", ""))
     made._install()  # pyright: ignore[reportPrivateUsage]
     _current = made
+
+
+@contextlib.contextmanager
+def muted() -> Generator[None]:
+    """While the block runs, the probe of this process sees nothing: what goes on is no training."""
+    with contextlib.ExitStack() as stack:
+        if _current is not None and _current.attached:
+            stack.enter_context(_current._taps.muted())  # pyright: ignore[reportPrivateUsage]
+        yield
 
 
 def _overhead_from_environment() -> float:

@@ -115,7 +115,8 @@ class Look:
     _calls: dict[int, int] = field(default_factory=dict[int, int])
     _opened: int = 0
     _opaque: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
-    _channels_first: bool = False
+    channels_first: bool = False
+    _functional: dict[int, tuple[str, str]] = field(default_factory=dict[int, tuple[str, str]])
     _clock: int = 0
 
     # ---- forward -----------------------------------------------------------------------------------------------------
@@ -142,9 +143,9 @@ class Look:
             self.evaluations += 1
             return
         if isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)):  # pyright: ignore[reportPrivateUsage]
-            self._channels_first = True
+            self.channels_first = True
         elif isinstance(module, nn.Linear):
-            self._channels_first = False
+            self.channels_first = False
         if not is_site(module):
             return
         tensor = first_tensor(output)
@@ -160,7 +161,7 @@ class Look:
         if call >= MAX_CALLS or self.memory.recorder.site_count > MAX_SITES:
             return
         label = f"{name or type(module).__name__}{f' #{call + 1}' if call else ''}"
-        unit = unit_dimension(tensor.shape, self._channels_first)
+        unit = unit_dimension(tensor.shape, self.channels_first)
         kind = activation_of(module)
         index = self.memory.recorder.site(
             model, "output", label, kind=type(module).__name__, role=role_of(module), module=name, units=tensor.shape[unit]
@@ -265,6 +266,7 @@ class Look:
             model, "output", label, kind=f"{activation.label}()", role=role, module="", units=shape[unit] if shape else 1
         )
         sites[found.order] = index
+        self._functional[found.order] = (model, label)
         row = self.rows.get(index)
         if row is None:
             row = self.rows[index] = SiteRow(index, found.order)
@@ -276,6 +278,11 @@ class Look:
                 self.measure_gradient(row, gradients[0], label)
 
         found.node.register_prehook(prehook)
+
+    def names_of_nodes(self) -> dict[int, tuple[str, str]]:
+        """(model, name) of the sites met so far, by sequence number of their graph node."""
+        modules = {order: (covered.model, covered.label) for order, covered in self.memory.covered.items()}
+        return {**self._functional, **modules}
 
     def end_of_pass(self) -> None:
         """A backward pass has ended: the next forward counts its calls anew."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from gradiometer.probe import graph, signals
 from gradiometer.probe.look import Look, Memory
 from gradiometer.probe.recorder import Recorder
+from gradiometer.probe.rehearsal import Rehearsal
 from gradiometer.probe.safety import EventLog
 from gradiometer.probe.sampler import Sampler
 from gradiometer.probe.signals import NAN, Scalar
@@ -52,6 +53,7 @@ class Observer:
         sampler: decides which steps are looked at.
         set_hooks: switches the module hooks on or off.
         optimizers: optimizer objects that exist already.
+        rehearsal: gathers what a check wants of the first step, which is then not taken; None in a training.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Observer:
         sampler: Sampler,
         set_hooks: Callable[[bool], None],
         optimizers: Sequence[torch.optim.Optimizer] = (),
+        rehearsal: Rehearsal | None = None,
     ) -> None:
         self.events = EventLog(folder)
         self.recorder = Recorder(folder)
@@ -69,6 +72,7 @@ class Observer:
         self._memory = Memory(self.names, self.recorder)
         self._sampler = sampler
         self._set_hooks = set_hooks
+        self._rehearsal = rehearsal
         self._live = [weakref.ref(o) for o in optimizers]
         self._optimizers_known = False
         self._compiled = False
@@ -179,16 +183,20 @@ class Observer:
 
     def _find_clock(self, leaves: Sequence[Tensor]) -> None:
         """The optimizer step is the clock when a live optimizer holds a leaf of the graph; else the backward pass is."""
+        self._optimizers_known = self._owner(leaves) is not None
+
+    def _owner(self, leaves: Sequence[Tensor]) -> torch.optim.Optimizer | None:
+        """A live optimizer that holds one of these leaves."""
         wanted = {id(leaf) for leaf in leaves}
         for reference in self._live:
             optimizer = reference()
             if optimizer is not None and any(id(p) in wanted for g in optimizer.param_groups for p in g["params"]):
-                self._optimizers_known = True
-                return
+                return optimizer
+        return None
 
     def compiling(self) -> None:
-        """torch.compile is in use. Module hooks would make it compile again, so they stay off."""
-        if not self._compiled:
+        """torch.compile is in use. Module hooks would make it compile again, so they stay off; a check never compiles."""
+        if not self._compiled and self._rehearsal is None:
             self._compiled = True
             self._hooks(False)
             self.events.note(
@@ -213,13 +221,15 @@ class Observer:
             self._look.hook_calls += 1
             self._look.enter(module)
 
-    def forward_leave(self, module: nn.Module, output: Any) -> None:
+    def forward_leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """A module's forward has ended (only while hooks are on)."""
         look = self._look
         if look is None:
             return
         look.hook_calls += 1
         look.leave(module, output)
+        if self._rehearsal is not None:
+            self._rehearsal.leave(module, args, output, look.channels_first)
         if look.evaluations > EVAL_PATIENCE:
             look.evaluations = 0
             self._hooks(False)
@@ -247,6 +257,10 @@ class Observer:
         leaves = look.read_graph(roots)
         if not self._optimizers_known:
             self._find_clock(leaves)
+        if self._rehearsal is not None:
+            look.muted = True  # its own backward passes are no gradients of the training
+            self._rehearsal.before_backward(roots, leaves, look.names_of_nodes(), self._owner(leaves), self._scale)
+            look.muted = False
         return leaves
 
     def backward_end(self, leaves: Sequence[Tensor], gradients: Sequence[Tensor | None] | None = None) -> None:
@@ -281,6 +295,7 @@ class Observer:
             wanted = [p for p in leaves if gradients is not None or p.grad is not None]
             look.measure_parameters(wanted, 1.0, gradients)
         self._close_step(Flag.NO_OPTIMIZER)
+        self._rehearsed(None)
 
     def other_gradient(self, running: bool) -> None:
         """``torch.autograd.grad`` runs for something that is no training step (a gradient penalty, say)."""
@@ -344,6 +359,7 @@ class Observer:
         if self.steps_taken == taken_before and self._backwards:
             self._unstepped = 0
             self._close_step(Flag.SKIPPED)
+            self._rehearsed(None)
 
     def clip_begin(self, parameters: Sequence[Tensor]) -> None:
         """The user is about to clip: the last chance to see the true gradient."""
@@ -378,6 +394,16 @@ class Observer:
             look.measure_parameters(self._parameters(), factor)  # else a closure (LBFGS) will run the first backward pass
         elif look is None and not partner and isinstance(self._grad_norm, float) and math.isnan(self._grad_norm):
             self._take_norm(factor)
+        if self._rehearsal is not None and self._backwards:
+            self._rate = float(optimizer.param_groups[0].get("lr", NAN))
+            self._close_step(Flag.NONE)
+            self._rehearsed(optimizer)
+
+    def _rehearsed(self, optimizer: torch.optim.Optimizer | None) -> None:
+        """In a check this is as far as it goes."""
+        if self._rehearsal is not None:
+            self.recorder.flush()
+            self._rehearsal.at_step(optimizer, self.recorder.stem)
 
     def _parameters(self) -> list[Tensor]:
         """Those of the optimizer that steps; listed only when they are measured, for there may be thousands."""

@@ -38,10 +38,14 @@ class Recorder:
 
     Args:
         folder: the run folder.
+
+    Attributes:
+        stem: of this process's file names; empty as long as there are none.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.stem = ""
         self._start()
 
     def _start(self) -> None:
@@ -77,7 +81,9 @@ class Recorder:
                 "platform": platform.platform(),
                 "threads": torch.get_num_threads(),
             }
-            self._writer = FrameWriter(self._new_file(f"rank{rank}-{self._pid}"), header)
+            path = self._new_file(f"rank{rank}-{self._pid}")
+            self.stem = path.stem
+            self._writer = FrameWriter(path, header)
         return self._writer
 
     def _new_file(self, stem: str) -> Path:

@@ -7,10 +7,11 @@ could not be told from zero), of the two clipping functions, of the gradient sca
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from types import FrameType, GeneratorType
 from typing import Any, Final
 
@@ -61,6 +62,15 @@ class Taps:
         finally:
             self._busy = False
             observer.own_seconds += time.perf_counter() - began
+
+    @contextlib.contextmanager
+    def muted(self) -> Generator[None]:
+        """While the block runs nothing is led to the observer."""
+        before, self._busy = self._busy, True
+        try:
+            yield
+        finally:
+            self._busy = before
 
     # ---- on and off ------------------------------------------------------------------------------------------------
 
@@ -117,9 +127,9 @@ class Taps:
         if not _transformed():
             self._guarded(lambda o: o.forward_enter(module))
 
-    def _leave(self, module: torch.nn.Module, _args: Any, output: Any) -> None:
+    def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         if not _transformed():
-            self._guarded(lambda o: o.forward_leave(module, output))
+            self._guarded(lambda o: o.forward_leave(module, args, output))
 
     # ---- autograd --------------------------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ BLOCKED_SHARE: Final = 0.99
 MIN_EXAMPLES: Final = 128
 """Fewer examples cannot tell dead from rare."""
 
-_HELPS: Final = (
+HELPS: Final = (
     "lower the learning rate",
     "use an activation that keeps a slope below zero (LeakyReLU, GELU, ELU)",
     "initialise with He and zero biases",
@@ -97,7 +97,7 @@ def find(trace: Trace) -> list[Finding]:
                 "an example that makes those units answer",
             ),
         ),
-        helps=_HELPS,
+        helps=HELPS,
         starts=names[int(np.flatnonzero(ill[onset])[0])],
         shows=tuple(names[int(i)] for i in worst),
         peak=step,

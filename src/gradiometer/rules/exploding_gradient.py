@@ -60,7 +60,7 @@ large weights), not of a factor that depth multiplies."""
 LOUD_DECADES: Final = 0.5
 """Sites within this many decades of the largest gradient are where it shows."""
 
-_HELPS: Final = (
+HELPS: Final = (
     "scale the weights down to the critical point of the activation",
     "add normalisation, or residual connections with scaled branches",
     "clip the gradient norm to what a normal step has",
@@ -125,7 +125,7 @@ def _judge(trace: Trace, index: IntArray) -> Case | None:
         steps=(span.first, span.last),
         sentence=sentence,
         evidence=tuple(evidence),
-        helps=_HELPS,
+        helps=HELPS,
         starts=names[end],
         shows=tuple(names[int(i)] for i in loud),
         peak=step,

@@ -46,7 +46,7 @@ BLIND_SHARE: Final = 1e-4
 SIGHTED_SHARE: Final = 1e-3
 """The input end must vary at least this much: otherwise the data, not the depth, are uniform."""
 
-_HELPS: Final = (
+HELPS: Final = (
     "put batch normalisation between the layers (layer normalisation keeps the common part)",
     "use activations centred on zero, with weights at their critical scale",
     "add residual connections around blocks of layers",
@@ -107,7 +107,7 @@ def _judge(trace: Trace, chain: IntArray) -> Case | None:
                 "input data that are all alike",
             ),
         ),
-        helps=_HELPS,
+        helps=HELPS,
         starts=names[start],
         shows=tuple(names[int(i)] for i in lost),
         peak=step,

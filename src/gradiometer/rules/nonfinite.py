@@ -47,7 +47,7 @@ SKIPPED_SHARE: Final = 0.5
 SKIPPED_STEPS: Final = 20
 """From how many steps on that is judged."""
 
-_HELPS: Final = (
+HELPS: Final = (
     "lower the learning rate or warm it up",
     "clip the gradient norm",
     "guard logarithms, exponentials, divisions and square roots near zero",
@@ -95,7 +95,7 @@ def _born(trace: Trace, step: int, what: str, bad_loss: BoolArray, weight_is_bad
     if recovered:
         sentence += f" It recovered: {plural(int(bad_loss.sum()), 'step was', 'steps were')} lost."
     evidence = Evidence(f"first step with a non-finite {what}", float(step), float("nan"), "IEEE 754", "none: a NaN is a fact")
-    return _finding(trace, step, sites, sentence, evidence, _HELPS, severity)
+    return _finding(trace, step, sites, sentence, evidence, HELPS, severity)
 
 
 def _scale_not_found(trace: Trace) -> list[Finding]:

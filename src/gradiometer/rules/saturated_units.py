@@ -45,7 +45,7 @@ WARN_SHARE: Final = 0.75
 ERROR_SHARE: Final = 0.9
 """Our level: one unit in ten is left to pass a gradient."""
 
-_HELPS: Final = (
+HELPS: Final = (
     "initialise with smaller weights",
     "scale the inputs to zero mean and unit variance",
     "put normalisation before the activation",
@@ -96,7 +96,7 @@ def find(trace: Trace) -> list[Finding]:
         steps=(span.first, span.last),
         sentence=sentence + ".",
         evidence=tuple(evidence),
-        helps=_HELPS,
+        helps=HELPS,
         starts=names[int(np.flatnonzero(ill[onset])[0])],
         shows=tuple(names[int(i)] for i in worst),
         peak=step,

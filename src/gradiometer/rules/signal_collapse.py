@@ -56,7 +56,7 @@ EXTREME_DECADES: Final = 6.0
 """Beyond the relative resolution of float32 (seven digits): what biases add in the first step drowns the signal, so that
 the collapse may show at the very first look only."""
 
-_HELPS: Final = (
+HELPS: Final = (
     "initialise with the gain of the activation (He for ReLU, Xavier for tanh)",
     "put normalisation between the layers",
     "add residual connections around blocks of layers",
@@ -118,7 +118,7 @@ def _judge(trace: Trace, chain: IntArray) -> Case | None:
         steps=(span.first, span.last),
         sentence=sentence,
         evidence=tuple(evidence),
-        helps=_HELPS,
+        helps=HELPS,
         starts=names[start],
         shows=tuple(names[int(i)] for i in silent),
         peak=step,

@@ -52,7 +52,7 @@ WARN_DECADES: Final = 3.0
 ERROR_DECADES: Final = 6.0
 """Beyond the relative resolution of float32 (seven digits): an error whatever the loss does."""
 
-_HELPS: Final = (
+HELPS: Final = (
     "scale the initial weights down to the critical point of the activation",
     "put normalisation between the layers",
     "scale residual branches by 1/sqrt(number of blocks), or start them at zero",
@@ -103,7 +103,7 @@ def _judge(trace: Trace, chain: IntArray) -> Case | None:
                 f"a growth below {WARN_DECADES:g} decades in most looks",
             ),
         ),
-        helps=_HELPS,
+        helps=HELPS,
         starts=names[start],
         shows=tuple(names[int(i)] for i in loud),
         peak=step,

@@ -52,7 +52,7 @@ ERROR_DECADES: Final = 6.0
 WEIGHT_WARN_DECADES: Final = 4.0
 """For weight gradients, which also carry the size of the layer's input: one decade more."""
 
-_HELPS: Final = (
+HELPS: Final = (
     "use an activation that does not saturate (ReLU, GELU) with He initialisation",
     "put batch normalisation between the layers",
     "add residual connections around blocks of layers",
@@ -124,7 +124,7 @@ def _judge(trace: Trace, index: IntArray, group: Group, y: FloatArray) -> Case |
             *_slope(fit),
             *_cause(trace, index, look),
         ),
-        helps=_HELPS,
+        helps=HELPS,
         starts=names[source],
         shows=tuple(names[i] for i in starved),
         peak=step,

@@ -1,0 +1,516 @@
+"""Forecast of a real network: mean-field theory along its blueprint, with the interval that finite width asks for.
+
+Every operation maps the statistics of its input to those of its output (forward) and multiplies the squared gradient by a
+factor (backward). For weights drawn at random both are known in the limit of infinite width; at finite width every layer
+adds a little noise, so that logarithms wander (Hanin & Nica 2020). The recursion is therefore run for `SAMPLES` copies of
+the network at once, each with noise of its own, and the interval is what they spread over.
+
+What theory does not cover (attention, pooling, a gate) takes the gain that was measured in the first pass, and says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+import numpy as np
+
+from gradiometer.record.blueprint import SAMPLE_LIMIT, SAMPLE_STEP, Blueprint, Node, Op, Spread
+from gradiometer.record.ledger import FloatArray
+from gradiometer.theory.activations import Activation, activation
+from gradiometer.theory.moments import Moments, moments
+
+SAMPLES: Final = 24
+Z90: Final = 1.6448536269514722
+"""Half width of a 90 % interval in standard deviations."""
+INFLATION: Final = 1.1
+"""What the interval is widened by; set on the even half of benchmarks/forecast.py."""
+ROUGHNESS: Final = 0.3
+"""Relative error of what we say of the variances that batch normalisation divides by; the same in every layer. Set likewise."""
+FLOOR: Final = 0.02
+"""Decades of standard deviation that are always there: inputs are not Gaussian, and a batch is finite."""
+TINY: Final = 1e-250
+HUGE: Final = 1e250
+LN10: Final = math.log(10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A forecast number with its 90 % interval; NaN where theory has no say.
+
+    Attributes:
+        middle, low, high: log10.
+    """
+
+    middle: float
+    low: float
+    high: float
+
+    def holds(self, value: float) -> bool:
+        """Whether a measured log10 lies in the interval."""
+        return self.low <= value <= self.high
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a forecast."""
+        return not math.isnan(self.middle)
+
+
+UNKNOWN_BAND: Final = Band(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeForecast:
+    """What is expected at the output of one operation.
+
+    Attributes:
+        signal: log10 of its root mean square.
+        gradient: log10 of the L2 norm of its gradient over the batch.
+        apart: log10 of 1 - c, the share of the signal that differs between two inputs.
+        forward_gain, backward_gain: log10 of what it multiplies the signal and the gradient by; the backward one towards
+            its first input.
+        slope: of an activation, root mean square of f'; NaN otherwise.
+        covered: whether theory covers the operation; else its gain is the measured one.
+    """
+
+    signal: Band
+    gradient: Band
+    apart: Band
+    forward_gain: float
+    backward_gain: float
+    slope: float
+    covered: bool
+
+
+Profile = tuple[FloatArray, ...]
+"""How a square is spread over the positions of an image, for each axis, with mean one; empty where it is even."""
+
+
+@dataclass(slots=True)
+class _State:
+    """Statistics of a signal for every sample: mean square, mean, and 1 - c in its two forms."""
+
+    square: FloatArray
+    mean: FloatArray
+    apart: FloatArray
+    anywhere: FloatArray
+    pairs: FloatArray
+    profile: Profile = ()
+
+    @property
+    def varying(self) -> FloatArray:
+        return np.maximum(self.square - self.mean**2, TINY)
+
+
+@dataclass(slots=True)
+class _Back:
+    """Squared gradient for every sample, how much of it is shared, and how alike two are.
+
+    Attributes:
+        log: natural logarithm of the part that random weights carry.
+        along: product of signal and gradient, summed over the units of an example. A positively homogeneous network
+            carries it through unchanged (Euler's identity), whatever its weights: the gradient is never less than this
+            over the size of the signal.
+        shared: share of the gradient that is the mean over (example, position).
+        overlap: mean squared cosine of two (example, position).
+        profile: how it is spread over positions.
+    """
+
+    log: FloatArray
+    along: FloatArray
+    shared: FloatArray
+    overlap: FloatArray
+    profile: Profile = ()
+
+
+def forecast(blueprint: Blueprint, *, seed: int = 0) -> tuple[NodeForecast, ...]:
+    """Forecast of every operation of a blueprint.
+
+    Args:
+        blueprint: drawn from the first step of a training.
+        seed: of the noise that finite width stands for.
+    """
+    nodes = blueprint.nodes
+    rng = np.random.default_rng(seed)
+    run = _Run(nodes, rng)
+    with np.errstate(all="ignore"):
+        run.forward()
+        run.backward()
+        return tuple(run.result(i) for i in range(len(nodes)))
+
+
+class _Run:
+    def __init__(self, nodes: Sequence[Node], rng: np.random.Generator) -> None:
+        self._nodes = nodes
+        self._rng = rng
+        self._states: list[_State] = []
+        self._moments: dict[int, Moments] = {}
+        self._backs: list[_Back | None] = [None] * len(nodes)
+        self._gains: list[list[FloatArray]] = [[] for _ in nodes]
+        self._doubt = rng.standard_normal(SAMPLES)
+        self._covered = [node.op is not Op.UNKNOWN for node in nodes]
+
+    def _noise(self, variance: FloatArray | float) -> FloatArray:
+        """A factor with mean one and this variance of its logarithm, for every sample."""
+        v = np.clip(np.nan_to_num(np.broadcast_to(np.asarray(variance, dtype=np.float64), (SAMPLES,))), 0.0, 4.0)
+        return np.exp(np.sqrt(v) * self._rng.standard_normal(SAMPLES) - v / 2)
+
+    # ---- forward ---------------------------------------------------------------------------------------------------
+
+    def forward(self) -> None:
+        for index, node in enumerate(self._nodes):
+            state = self._step(index, node)
+            state.square = np.clip(state.square, 0.0, HUGE)
+            state.apart, state.anywhere = np.clip(state.apart, 0.0, 2.0), np.clip(state.anywhere, 0.0, 2.0)
+            self._states.append(state)
+
+    def _step(self, index: int, node: Node) -> _State:
+        given = [self._states[i] for i in node.inputs]
+        match node.op:
+            case Op.LINEAR:
+                return self._linear(node, given[0])
+            case Op.ACTIVATION:
+                return self._activation(index, node, given[0])
+            case Op.BATCH_NORM:
+                return self._batch_norm(node, given[0])
+            case Op.LAYER_NORM | Op.RMS_NORM:
+                return self._layer_norm(node, given[0])
+            case Op.ADD:
+                return self._add(node, given)
+            case Op.SCALE:
+                return self._scale(node, given[0])
+            case Op.ENTRY | Op.UNKNOWN:
+                return _measured(node.output)
+
+    def _linear(self, node: Node, x: _State) -> _State:
+        n = node.numbers
+        factor, profile = _spatial(n, x.profile)
+        gain, ones = n["gain"] * factor, n["ones"]
+        random = x.varying + np.minimum(ones, n["fan_in"]) * x.mean**2
+        likeness = _likeness(x.anywhere, node.count)
+        random = gain * random * self._noise(2.0 * likeness * n["forward_excess"])
+        square = random + n.get("bias_square", 0.0)
+        kept = gain * x.square / np.maximum(square, TINY)
+        mean = n["row_mean"] * factor * x.mean + n.get("bias_mean", 0.0)
+        anywhere, pairs = x.anywhere * kept, x.pairs
+        if "in0" in n and node.output is not None:
+            # how alike two positions of an image are is no matter of weights: it is taken as the first pass showed it
+            anywhere = np.full(SAMPLES, node.output.apart_anywhere)
+            pairs = np.full(SAMPLES, max(node.output.pairs - 1.0 / node.units, 0.0))
+        return _State(square, mean, x.apart * kept, anywhere, pairs, profile)
+
+    def _activation(self, index: int, node: Node, x: _State) -> _State:
+        function = _function(node)
+        # a mean that weights drawn at random would have anyway is no mean
+        mean = np.where(x.mean**2 > 9.0 * x.square / max(node.units, 1), x.mean, 0.0)
+        varying = np.maximum(x.square - mean**2, TINY)
+        scale = np.sqrt(varying)
+        known = moments(function, np.nan_to_num(mean), np.nan_to_num(scale, nan=1.0))
+        self._moments[index] = known
+        share = np.clip(x.square / varying, 1.0, 1e12)
+        apart, anywhere = (np.clip(a * share, 0.0, 2.0) for a in (x.apart, x.anywhere))
+        likeness = known.square_likeness(anywhere)
+        likeness = likeness + (known.kurtosis - likeness) / node.count
+        own = (likeness - 1.0 - 2.0 * known.elasticity**2 * _likeness(x.anywhere, node.count)) / node.units
+        square = known.square * self._noise(own)
+        lost = np.isnan(x.square)
+        differs = known.apart(anywhere)
+        # how the activation spreads pairs that are more alike than others, and what a finite width adds
+        kept = varying * known.slope_square * known.slope_likeness(anywhere) * anywhere / (known.square * differs)
+        return _State(
+            np.where(lost, np.nan, square),
+            np.where(lost, np.nan, known.mean * np.sqrt(square / known.square)),
+            known.apart(apart),
+            differs,
+            x.pairs * np.clip(np.nan_to_num(kept, nan=1.0), 0.0, 1.0) ** 2 + 1.0 / node.units,
+            x.profile,
+        )
+
+    def _batch_norm(self, node: Node, x: _State) -> _State:
+        n = node.numbers
+        gamma2, beta2 = n.get("gamma_square", 1.0), n.get("beta_square", 0.0)
+        if "running_inverse" in n:
+            factor = gamma2 * n["running_inverse"]
+            square = factor * (x.square + n.get("running_mean_square", 0.0)) + beta2
+        else:
+            variance = x.square * x.anywhere * (1.0 - 1.0 / node.count)
+            factor = gamma2 / (variance + n["eps"])
+            square = factor * variance + beta2
+        kept = factor * x.square / np.maximum(square, TINY)
+        mean = np.full(SAMPLES, n.get("beta_mean", 0.0))
+        return _State(square, mean, x.apart * kept, x.anywhere * kept, x.pairs, x.profile)
+
+    def _layer_norm(self, node: Node, x: _State) -> _State:
+        n = node.numbers
+        gamma2, beta2 = n.get("gamma_square", 1.0), n.get("beta_square", 0.0)
+        variance = x.varying if node.op is Op.LAYER_NORM else x.square
+        factor = gamma2 / (variance + n["eps"])
+        square = factor * variance + beta2
+        kept = factor * x.square / np.maximum(square, TINY)
+        mean = n.get("beta_mean", 0.0) + (np.sqrt(factor) * x.mean if node.op is Op.RMS_NORM else 0.0 * x.mean)
+        return _State(square, mean, x.apart * kept, x.anywhere * kept, x.pairs, x.profile)
+
+    def _add(self, node: Node, given: Sequence[_State]) -> _State:
+        factors = [node.numbers[f"factor{k}"] for k in range(len(given))]
+        mean = sum((f * x.mean for f, x in zip(factors, given, strict=True)), np.zeros(SAMPLES))
+        parts = [f * f * np.maximum(x.square - x.mean**2, 0.0) for f, x in zip(factors, given, strict=True)]
+        whole = sum(parts, np.zeros(SAMPLES))
+        crossing = _crossing(parts, whole) * _likeness(given[0].anywhere, node.count) / node.units
+        square = whole * self._noise(crossing) + mean**2
+        weights = [f * f * x.square for f, x in zip(factors, given, strict=True)]
+        apart = _weighted(weights, [x.apart for x in given], square)
+        anywhere = _weighted(weights, [x.anywhere for x in given], square)
+        differing = [w * x.anywhere for w, x in zip(weights, given, strict=True)]
+        alike = _weighted(differing, [np.sqrt(x.pairs) for x in given], square * anywhere) ** 2
+        return _State(square, mean, apart, anywhere, np.nan_to_num(alike), given[0].profile)
+
+    def _scale(self, node: Node, x: _State) -> _State:
+        n = node.numbers
+        square, mean = n["square"] * x.square, n["mean"] * x.mean
+        kept = n["cross"] / n["square"] if n["square"] else 1.0
+        if kept == 1.0:
+            return _State(square, mean, x.apart, x.anywhere, x.pairs, x.profile)
+        apart, anywhere = 1.0 - kept * (1.0 - x.apart), 1.0 - kept * (1.0 - x.anywhere)
+        pairs = x.pairs * np.nan_to_num(kept * x.anywhere / anywhere) ** 2
+        return _State(square, mean, apart, anywhere, pairs, x.profile)
+
+    # ---- backward --------------------------------------------------------------------------------------------------
+
+    def backward(self) -> None:
+        arriving: list[list[_Back]] = [[] for _ in self._nodes]
+        for index in range(len(self._nodes) - 1, -1, -1):
+            node = self._nodes[index]
+            back = self._gather(index, node, arriving[index])
+            self._backs[index] = back
+            for position, source in enumerate(node.inputs):
+                sent, gain = self._send(index, node, position, back)
+                self._gains[index].append(gain)
+                if sent is not None:
+                    arriving[source].append(sent)
+
+    def _gather(self, index: int, node: Node, arriving: Sequence[_Back]) -> _Back:
+        if not arriving:
+            flow = node.gradient
+            start = math.log(flow.square) if flow is not None and flow.square > 0.0 else 0.0
+            return _Back(np.full(SAMPLES, start), np.zeros(SAMPLES), np.zeros(SAMPLES), np.ones(SAMPLES))
+        if len(arriving) == 1:
+            return arriving[0]
+        logs = np.array([b.log for b in arriving])
+        top = logs.max(axis=0)
+        parts = [np.where(np.isneginf(top), 1.0, np.exp(log - top)) for log in logs]
+        whole = sum(parts, np.zeros(SAMPLES))
+        shared = sum((p * b.shared for p, b in zip(parts, arriving, strict=True)), np.zeros(SAMPLES)) / whole
+        overlap = sum((p * b.overlap for p, b in zip(parts, arriving, strict=True)), np.zeros(SAMPLES)) / whole
+        along = sum((b.along for b in arriving), np.zeros(SAMPLES))
+        crossing = _crossing(parts, whole) * overlap / node.units
+        return _Back(top + np.log(whole * self._noise(crossing)), along, shared, overlap, arriving[0].profile)
+
+    def _send(self, index: int, node: Node, position: int, back: _Back) -> tuple[_Back | None, FloatArray]:
+        """Gradient that one input gets from this operation, and the natural logarithm of the factor."""
+        state, out = self._states[node.inputs[position]], self._states[index]
+        shared, overlap, along, profile = back.shared, back.overlap, back.along, back.profile
+        n = node.numbers
+        match node.op:
+            case Op.LINEAR:
+                factor, profile = _spatial(n, back.profile, backward=True)
+                gain = np.log(n["gain"] * factor * self._noise(2.0 * overlap * n["backward_excess"]))
+                along = along * np.clip(1.0 - n.get("bias_square", 0.0) / np.maximum(out.square, TINY), 0.0, 1.0)
+            case Op.ACTIVATION:
+                gain, shared, overlap = self._through(index, node, state, back)
+                along = along * np.clip(np.nan_to_num(self._moments[index].elasticity), 0.0, 2.0)
+            case Op.BATCH_NORM if "running_inverse" not in n:
+                gain, shared = self._through_batch_norm(node, state, back)
+                along = np.zeros(SAMPLES)
+            case Op.BATCH_NORM:
+                gain = np.log(np.full(SAMPLES, n.get("gamma_square", 1.0) * n["running_inverse"]))
+            case Op.LAYER_NORM | Op.RMS_NORM:
+                variance = state.varying if node.op is Op.LAYER_NORM else state.square
+                lost = 2.0 if node.op is Op.LAYER_NORM else 1.0
+                size = max(n.get("size", node.units), lost + 1.0)
+                # the variance of an example is that of a finite number of units: E 1/V is more than 1/E V
+                spread = 1.0 + 2.0 / max(node.units, 2)
+                gain = np.log(n.get("gamma_square", 1.0) / (variance + n["eps"]) * (1.0 - lost / size) * spread)
+                along = np.zeros(SAMPLES)
+            case Op.ADD:
+                factor = n[f"factor{position}"]
+                gain = np.log(np.full(SAMPLES, factor**2))
+                product = factor * state.mean * out.mean + factor**2 * np.maximum(state.square - state.mean**2, 0.0)
+                along = along * np.clip(np.nan_to_num(product / np.maximum(out.square, TINY)), 0.0, 1.0)
+            case Op.SCALE:
+                gain = np.log(np.full(SAMPLES, n["square"]))
+                shared = shared * (n["cross"] / n["square"] if n["square"] else 1.0)
+            case Op.ENTRY | Op.UNKNOWN:
+                gain = np.full(SAMPLES, np.nan)
+        if np.isnan(gain).any():
+            return self._as_measured(index, node, position, back)
+        return _Back(back.log + gain, along, shared, overlap, profile), gain
+
+    def _as_measured(self, index: int, node: Node, position: int, back: _Back) -> tuple[_Back | None, FloatArray]:
+        """The gain that the first backward pass showed."""
+        self._covered[index] = False
+        measured = node.gains[position]
+        if math.isnan(measured):
+            return None, np.full(SAMPLES, np.nan)
+        gain = np.full(SAMPLES, np.log(measured))
+        source = self._nodes[node.inputs[position]]
+        flow = source.gradient
+        shared, overlap = back.shared, back.overlap
+        if flow is not None and not math.isnan(flow.shared):
+            shared = np.full(SAMPLES, (flow.shared - 1.0 / source.count) / max(1.0 - 1.0 / source.count, 1e-9))
+            overlap = np.full(SAMPLES, flow.overlap)
+        log = self._total(index, back) + gain
+        # a gradient of unknown make has one part in its units along the signal
+        state = self._states[node.inputs[position]]
+        size = source.units * np.maximum(state.square, TINY)
+        chance = self._noise(2.0 * overlap)
+        along = np.nan_to_num(np.sqrt(chance * np.exp(log) / source.units * size))
+        return _Back(log, along, shared, overlap), gain
+
+    def _total(self, index: int, back: _Back) -> FloatArray:
+        """Natural logarithm of the squared gradient at the output of an operation, both its parts."""
+        state = self._states[index]
+        units = self._nodes[index].units
+        aligned = 2.0 * np.log(np.abs(back.along)) - np.log(np.maximum(units * state.square, TINY))
+        # one part in `units` of what random weights carry lies along the signal anyway: what is more comes on top
+        more = np.nan_to_num(np.exp(np.clip(aligned - back.log, -700.0, 700.0))) - 1.0 / units
+        return back.log + np.log1p(np.maximum(np.nan_to_num(more), 0.0))
+
+    def _through(self, index: int, node: Node, state: _State, back: _Back) -> tuple[FloatArray, FloatArray, FloatArray]:
+        known = self._moments[index]
+        anywhere = np.clip(state.anywhere, 0.0, 2.0)
+        kept = np.nan_to_num(known.slope_likeness(anywhere), nan=1.0)
+        pattern = known.slope_square_likeness(anywhere)
+        pattern = pattern + (known.slope_kurtosis - pattern) / node.count
+        variance = (pattern - 1.0) * (1.0 + 2.0 * back.overlap) / node.units
+        gain = np.log(known.slope_square * self._noise(variance))
+        gain = np.where(np.isnan(state.square), np.nan, gain)
+        rest = 1.0 / node.count
+        return gain, back.shared * kept, rest + np.maximum(back.overlap - rest, 0.0) * kept**2
+
+    def _through_batch_norm(self, node: Node, state: _State, back: _Back) -> tuple[FloatArray, FloatArray]:
+        """BatchNorm's backward pass takes out the mean and what lies along its own output (Ioffe & Szegedy 2015)."""
+        n = node.numbers
+        count = max(node.count, 2)
+        variance = state.square * state.anywhere * (1.0 - 1.0 / count)
+        mean_share = 1.0 / count + (1.0 - 1.0 / count) * back.shared
+        left = np.clip(1.0 - mean_share - 1.0 / (count - 1), 1.0 / count, 1.0)
+        # each unit has a variance of its own, from a finite batch whose examples are more or less alike: E 1/V > 1/E V
+        purity = 1.0 / count + (1.0 - 1.0 / count) * state.pairs
+        spread = (1.0 + 2.0 * purity) ** (1.0 + ROUGHNESS * self._doubt)
+        gain = np.log(n.get("gamma_square", 1.0) / (variance + n["eps"]) * spread * left)
+        return gain, np.full(SAMPLES, -1.0 / (count - 1))
+
+    # ---- result ----------------------------------------------------------------------------------------------------
+
+    def result(self, index: int) -> NodeForecast:
+        node, state, back = self._nodes[index], self._states[index], self._backs[index]
+        assert back is not None
+        signal = _band(0.5 * np.log10(state.square))
+        before = self._states[node.inputs[0]].square if node.inputs else np.full(SAMPLES, np.nan)
+        gains = self._gains[index]
+        return NodeForecast(
+            signal=signal,
+            gradient=_band(0.5 * self._total(index, back) / LN10),
+            apart=_band(np.log10(np.where(state.square > 0.0, state.apart, np.nan))),
+            forward_gain=float(np.mean(0.5 * np.log10(state.square / before))),
+            backward_gain=float(np.mean(0.5 * gains[0] / LN10)) if gains else math.nan,
+            slope=float(np.sqrt(self._moments[index].slope_square.mean())) if index in self._moments else math.nan,
+            covered=self._covered[index],
+        )
+
+
+def _measured(output: Spread | None) -> _State:
+    if output is None:
+        lost = np.full(SAMPLES, np.nan)
+        return _State(lost, lost, lost, lost, np.zeros(SAMPLES))
+    numbers = (output.square, output.mean, output.apart, output.apart_anywhere, output.pairs)
+    square, mean, apart, anywhere, pairs = (np.full(SAMPLES, v) for v in numbers)
+    return _State(square, mean, apart, anywhere, pairs)
+
+
+def _spatial(numbers: Mapping[str, float], profile: Profile, *, backward: bool = False) -> tuple[float, Profile]:
+    """What the padding of a convolution takes from a square that is spread like ``profile``, and how it leaves it.
+
+    Positions at the border meet fewer weights; after some layers the middle carries most, and the factor is the largest
+    eigenvalue of the taps rather than their mean.
+    """
+    factor, left = 1.0, list[FloatArray]()
+    axis = 0
+    while f"in{axis}" in numbers:
+        taps = _taps(*(int(numbers[f"{name}{axis}"]) for name in ("in", "out", "taps", "stride", "padding", "dilation")),
+                     transposed=bool(numbers["transposed"]))  # fmt: skip
+        matrix = taps.T if backward else taps
+        given = profile[axis] if axis < len(profile) and profile[axis].size == matrix.shape[1] else np.ones(matrix.shape[1])
+        made = matrix @ given
+        whole = made.sum() / given.sum() if backward else made.mean() / given.mean()
+        factor *= float(whole) / numbers[f"taps{axis}"]
+        left.append(made / made.mean() if made.mean() else np.ones(made.size))
+        axis += 1
+    return factor, tuple(left)
+
+
+@cache
+def _taps(size_in: int, size_out: int, taps: int, stride: int, padding: int, dilation: int, *, transposed: bool) -> FloatArray:
+    """Which input position meets which output position, (out, in), 0 or 1."""
+    outer, inner = (size_in, size_out) if transposed else (size_out, size_in)
+    met = np.zeros((outer, inner))
+    for tap in range(taps):
+        at = np.arange(outer) * stride - padding + tap * dilation
+        inside = (at >= 0) & (at < inner)
+        met[np.flatnonzero(inside), at[inside]] += 1.0
+    return met.T if transposed else met
+
+
+def _likeness(apart: FloatArray, count: int) -> FloatArray:
+    """Mean squared correlation of two (example, position) pairs, those with themselves included."""
+    c = np.nan_to_num(1.0 - apart, nan=1.0)
+    return np.asarray(1.0 / count + (1.0 - 1.0 / count) * np.clip(c, -1.0, 1.0) ** 2)
+
+
+def _crossing(parts: Sequence[FloatArray], whole: FloatArray) -> FloatArray:
+    """Relative variance that products of independent parts add to the square of their sum, times the width."""
+    squares = sum((p * p for p in parts), np.zeros(SAMPLES))
+    return np.nan_to_num(2.0 * (1.0 - squares / np.maximum(whole, TINY) ** 2))
+
+
+def _weighted(weights: Sequence[FloatArray], values: Sequence[FloatArray], whole: FloatArray) -> FloatArray:
+    parts = [np.where(w > 0.0, w * v, 0.0) for w, v in zip(weights, values, strict=True)]
+    return sum(parts, np.zeros(SAMPLES)) / np.maximum(whole, TINY)
+
+
+def _band(logs: FloatArray) -> Band:
+    if np.isnan(logs).any():
+        return UNKNOWN_BAND
+    if not np.isfinite(logs).all():
+        value = float(logs[0])
+        return Band(value, value, value)
+    middle = float(logs.mean())
+    half = Z90 * math.hypot(INFLATION * float(logs.std(ddof=1)), FLOOR)
+    return Band(middle, middle - half, middle + half)
+
+
+def _function(node: Node) -> Activation:
+    if node.samples:
+        return _sampled(node.kind, node.samples)
+    return activation(node.function, **dict(node.numbers))
+
+
+def _sampled(name: str, samples: Sequence[float]) -> Activation:
+    """An activation known by its values on a grid; straight lines beyond it."""
+    y = np.asarray(samples, dtype=np.float64)
+    x = np.linspace(-SAMPLE_LIMIT, SAMPLE_LIMIT, y.size)
+    steps = np.diff(y) / SAMPLE_STEP
+    middle = (x[:-1] + x[1:]) / 2
+
+    def f(u: FloatArray) -> FloatArray:
+        inside = np.interp(u, x, y)
+        beyond = np.where(u < x[0], (u - x[0]) * steps[0], 0.0) + np.where(u > x[-1], (u - x[-1]) * steps[-1], 0.0)
+        return np.asarray(inside + beyond)
+
+    def slope(u: FloatArray) -> FloatArray:
+        return np.asarray(np.interp(u, middle, steps))
+
+    return Activation(name, f, slope)
