@@ -1,4 +1,4 @@
-"""Writes what the docs take from the code and from the benchmarks: docs/rules.md and the tables of the README.
+"""Writes what the docs take from the code and from the benchmarks: docs/rules.md and the tables of other pages.
 
 python docs/generate.py           write
 python docs/generate.py --check   say what is out of date; exit status 1 if anything is
@@ -72,11 +72,57 @@ def detection_table(data: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def readme(text: str) -> str:
-    """The README with its tables filled in."""
+def trainable_depth_table(data: dict[str, Any]) -> str:
+    """Benchmark results of benchmarks/trainable_depth.py."""
+    depths = sorted({c["depth"] for c in data["cells"]})
+    means = {(c["sigma_w2"], c["depth"]): sum(c["accuracies"]) / len(c["accuracies"]) for c in data["cells"]}
+    rows = [
+        f"| σ_w² | side | ξ_c | 6 ξ_c | {' | '.join(f'L={d}' for d in depths)} | half at | in ξ_c |",
+        f"|{'---|' * (6 + len(depths))}",
+    ]
+    for r in data["rows"]:
+        found = " | ".join(f"{means[r['sigma_w2'], d]:.2f}" for d in depths)
+        half, xi = r["half_depth"], r["xi_c"]
+        theory = f"{xi:.1f} | {6 * xi:.0f}" if xi < 1000 else "> 1000 | > 6000"
+        end = f"{half:.0f} | {half / xi:.1f}" if half else f"> {max(depths)} | "
+        rows.append(f"| {r['sigma_w2']:g} | {r['side']} | {theory} | {found} | {end} |")
+    return "\n".join(rows)
+
+
+def trainable_depth_reading(data: dict[str, Any]) -> str:
+    """The same in a sentence each: what lies within 6 ξ_c, what lies beyond, and what was run."""
+    xi = {r["sigma_w2"]: r["xi_c"] for r in data["rows"]}
+    cells = [(c["depth"], c["depth"] / xi[c["sigma_w2"]], sum(c["accuracies"]) / len(c["accuracies"])) for c in data["cells"]]
+    four = [a for depth, share, a in cells if share <= 4 and depth <= 60]
+    six = [a for depth, share, a in cells if 4 < share <= 6 and depth <= 60]
+    deep = [a for depth, share, a in cells if share <= 6 and depth > 60]
+    far = [a for _, share, a in cells if share > 12]
+    ends = [r["half_depth"] / r["xi_c"] for r in data["rows"] if r["half_depth"]]
+    spread = max((max(c["accuracies"]) - min(c["accuracies"]) for c in data["cells"]), default=0.0)
+    repeated = sum(len(c["accuracies"]) > 1 for c in data["cells"])
+    parts = [
+        f"- Up to 4 ξ_c, and no deeper than 60 layers: accuracy {min(four):.2f} or more in all {len(four)} cells.",
+        f"- From 4 to 6 ξ_c, and no deeper than 60 layers: {min(six):.2f} to {max(six):.2f} in {len(six)} cells.",
+        f"- Accuracy falls through one half at {min(ends):.1f} to {max(ends):.1f} ξ_c, where it does so on this grid.",
+        f"- Past 12 ξ_c: {max(far):.2f} or less in all {len(far)} cells; a guess is right in 0.10 of cases.",
+        f"- Within 6 ξ_c but deeper than 60 layers, which is near the edge of chaos: {min(deep):.2f} to {max(deep):.2f}.",
+        f"- {repeated} of {len(cells)} cells had a second seed; the largest difference between two seeds is {spread:.2f}.",
+        f"- The whole took {data['seconds'] / 60:.0f} minutes on one core.",
+    ]
+    return "\n".join(parts)
+
+
+def filled(text: str) -> str:
+    """A page with its tables filled in."""
     tables = {"rules": rules_table()}
-    for name, make in (("overhead", overhead_table), ("detection", detection_table)):
-        path = RESULTS / f"{name}.json"
+    makers = (
+        ("overhead", overhead_table, "overhead"),
+        ("detection", detection_table, "detection"),
+        ("trainable_depth", trainable_depth_table, "trainable_depth"),
+        ("trainable_depth reading", trainable_depth_reading, "trainable_depth"),
+    )
+    for name, make, file in makers:
+        path = RESULTS / f"{file}.json"
         if path.exists():
             tables[name] = make(json.loads(path.read_text(encoding="utf-8")))
     for name, table in tables.items():
@@ -86,8 +132,8 @@ def readme(text: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Every generated page with its text."""
-    readme_path = ROOT / "README.md"
-    return {ROOT / "docs" / "rules.md": rules_page(), readme_path: readme(readme_path.read_text(encoding="utf-8"))}
+    with_tables = (ROOT / "README.md", ROOT / "docs" / "trainable-depth.md")
+    return {ROOT / "docs" / "rules.md": rules_page(), **{p: filled(p.read_text(encoding="utf-8")) for p in with_tables}}
 
 
 def main() -> int:

@@ -11,9 +11,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 IMAGES = Path(__file__).parent / "images"
 SIZE = {"width": 1280, "height": 1600}
@@ -25,19 +27,26 @@ def demo_report(folder: Path) -> Path:
     return folder / "vanishing" / "report.html"
 
 
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The browser that takes the pictures."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
 def take(report: Path) -> None:
     """Photograph the top of a report in both themes."""
     IMAGES.mkdir(exist_ok=True)
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+    with chromium() as browser:
         for theme, name in (("light", "report.png"), ("dark", "report-dark.png")):
             page = browser.new_page(viewport=SIZE, color_scheme=theme)
             page.goto(report.resolve().as_uri())
             for plot in page.locator(".plot").all():
                 expect(plot).to_have_attribute("data-drawn", theme)
             page.screenshot(path=IMAGES / name)
-        browser.close()
 
 
 def main() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
+from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -15,14 +18,29 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 HEADINGS = ["What it finds", "Why it hurts", "How we tell", "When it is wrong", "What helps", "References"]
 
 
-def test_generated_pages_are_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+def script(name: str) -> ModuleType:
+    """One of the scripts in docs, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
-    for path, text in generate.pages().items():
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    for path, text in script("generate").pages().items():
         assert path.read_text(encoding="utf-8") == text, "run python docs/generate.py"
+
+
+def test_picture_of_trainable_depth_shows_the_results() -> None:
+    drawing = script("trainable_depth")
+    figure = drawing.figure(json.loads(drawing.RESULTS.read_text(encoding="utf-8")))
+    drawn = (ROOT / "docs" / "images" / "trainable-depth.svg").read_text(encoding="utf-8")
+    numbers = next(trace.text for trace in figure.data if trace.type == "scatter" and trace.mode == "text")
+    shown = Counter(re.findall(r">(\d\.\d\d)</text>", drawn))
+    assert Counter(numbers) <= shown, "run python docs/trainable_depth.py"  # shown are ticks as well
+    assert figure.layout.title.text.split("<", 1)[0] in drawn
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda r: r.name)

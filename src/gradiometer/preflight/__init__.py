@@ -52,9 +52,14 @@ def assess(blueprint: Blueprint, trace: Trace) -> Preflight:
     rule = explain.chain_rule(nodes, told) if opened is None else explain.chain_rule(opened.nodes, forecast(opened))
     by_design = None if opened is None else _layers(opened.nodes, forecast(opened), trace)
     findings: list[Finding] = []
+    by_zero = opened is not None
     for chain in dict.fromkeys(layer.chain for layer in layers):
         shown = [layer for layer in layers if layer.chain == chain]
         profile = judge.measured(shown)
+        # a branch that starts at zero has no gradient of its own, by design, and leaves the trunk all of it
+        gated = np.array([layer.gradient.middle == layer.measured_gradient == -math.inf for layer in shown])
+        profile = replace(profile, gradient=np.where(gated, np.nan, profile.gradient))
+        by_zero |= bool(gated.any())
         if by_design is not None:
             # the gradient is zero behind a layer that starts at zero, and will not be after a step: what then?
             expected = judge.predicted([layer for layer in by_design if layer.chain == chain])
@@ -70,7 +75,7 @@ def assess(blueprint: Blueprint, trace: Trace) -> Preflight:
         notes.append("The batch has a single example, so it cannot be said whether the network tells inputs apart.")
     if step_size is not None and step_size.curvature.trouble:
         notes.append(f"The curvature could not be measured: {step_size.curvature.trouble}.")
-    verdict, sentence = _verdict(findings, layers, rule, opened is not None)
+    verdict, sentence = _verdict(findings, layers, rule, by_zero)
     return Preflight(
         verdict=verdict,
         sentence=sentence,
@@ -170,10 +175,11 @@ def _open(blueprint: Blueprint, told: Sequence[NodeForecast]) -> Blueprint | Non
 
 
 def _cut(nodes: Sequence[Node], told: Sequence[NodeForecast]) -> list[int]:
-    first = next((i for i, node in enumerate(nodes) if node.op is Op.LINEAR), None)
-    if first is None or told[first].gradient.middle != -math.inf:
+    """The first operation that alone keeps every gradient from the data; empty if some gradient comes through."""
+    entries = [told[i].gradient.middle for i, node in enumerate(nodes) if node.op is Op.ENTRY and node.kind == "data"]
+    if not entries or any(value != -math.inf for value in entries):
         return []
-    return [
+    cut = [
         i
         for i, node in enumerate(nodes)
         if node.op in (Op.LINEAR, Op.SCALE)
@@ -181,6 +187,7 @@ def _cut(nodes: Sequence[Node], told: Sequence[NodeForecast]) -> list[int]:
         and told[node.inputs[0]].gradient.middle == -math.inf
         and _is_zero(node)
     ]
+    return cut[:1]
 
 
 def _is_zero(node: Node) -> bool:

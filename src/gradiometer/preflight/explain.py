@@ -15,8 +15,8 @@ from gradiometer.record.blueprint import Node, Op
 from gradiometer.rules.judging import factor
 from gradiometer.theory.forecast import NodeForecast
 
-STEADY: Final = 0.005
-"""Decades per layer below which the gradient keeps its size: a hundred layers come to three."""
+STEADY: Final = 0.02
+"""Decades per layer below which the gradient keeps its size, as far as theory can tell (docs/forecast.md: its error)."""
 MILLIONTH: Final = 6.0
 
 
@@ -70,6 +70,8 @@ def chain_rule(nodes: Sequence[Node], forecast: Sequence[NodeForecast]) -> Chain
         if slopes and gains:
             sentence += f": slope {_typical(slopes)} × weight gain {_typical([10.0**g for g in gains])}"
     sentence += f"; after {layers} layers {_power(total)}."
+    if not alone and abs(total) < 1.0:  # what little is left may come from one place
+        return ChainRule(f"Over {layers} layers the gradient changes by {_power(total)}.", per_layer, math.inf)
     if math.isfinite(depth):
         way = "shrinks" if per_layer < 0.0 else "grows"
         sentence += f" The depth this initialisation can train is about {max(math.floor(depth), 1)}"

@@ -191,7 +191,7 @@ class Draft:
         """Index of the operation a signal comes from; data and parameters that enter the graph here get one."""
         if isinstance(value, int):
             sketch = self._sketches[value]
-            if sketch.output is None and sketch.op is Op.UNKNOWN and saved is not None:
+            if sketch.output is None and saved is not None:  # what takes it in has kept it
                 sketch.output = spread_of(saved, self._unit(saved, sketch.channels_first))
             return value
         tensor = value.leaf if isinstance(value, Weights) and value.leaf is not None else saved
@@ -298,8 +298,6 @@ class Draft:
         numbers: dict[str, float] = {}
         slots: list[int] = []
         for slot, (feed, sign) in enumerate(zip(feeds, signs, strict=True)):
-            if feed is None:
-                return self._unknown(node, feeds)  # a constant, whose size is not known
             if isinstance(feed, Weights) and feed.leaf is None:
                 return self._unknown(node, feeds)
             index = self._data(feed, None)

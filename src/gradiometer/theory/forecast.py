@@ -32,6 +32,8 @@ ROUGHNESS: Final = 0.3
 """Relative error of what we say of the variances that batch normalisation divides by; the same in every layer. Set likewise."""
 FLOOR: Final = 0.02
 """Decades of standard deviation that are always there: inputs are not Gaussian, and a batch is finite."""
+MOST_CHANCE: Final = 0.5
+"""Variance of the logarithm of how much of a gradient lies along the signal, at most: a batch has several examples."""
 TINY: Final = 1e-250
 HUGE: Final = 1e250
 LN10: Final = math.log(10.0)
@@ -150,6 +152,7 @@ class _Run:
         self._moments: dict[int, Moments] = {}
         self._backs: list[_Back | None] = [None] * len(nodes)
         self._gains: list[list[FloatArray]] = [[] for _ in nodes]
+        self._lost: set[int] = set()
         self._doubt = rng.standard_normal(SAMPLES)
         self._covered = [node.op is not Op.UNKNOWN for node in nodes]
 
@@ -163,6 +166,9 @@ class _Run:
     def forward(self) -> None:
         for index, node in enumerate(self._nodes):
             state = self._step(index, node)
+            if np.isnan(state.square).any():  # something unknown came in: go on from what was measured, if it was
+                state = _measured(node.output)
+                self._lost.add(index)
             state.square = np.clip(state.square, 0.0, HUGE)
             state.apart, state.anywhere = np.clip(state.apart, 0.0, 2.0), np.clip(state.anywhere, 0.0, 2.0)
             self._states.append(state)
@@ -187,6 +193,9 @@ class _Run:
 
     def _linear(self, node: Node, x: _State) -> _State:
         n = node.numbers
+        if n["gain"] == 0.0:  # weights that start at zero: nothing passes, whatever came in
+            square = np.full(SAMPLES, n.get("bias_square", 0.0))
+            return _State(square, np.full(SAMPLES, n.get("bias_mean", 0.0)), np.zeros(SAMPLES), np.zeros(SAMPLES), np.zeros(SAMPLES))
         factor, profile = _spatial(n, x.profile)
         gain, ones = n["gain"] * factor, n["ones"]
         random = x.varying + np.minimum(ones, n["fan_in"]) * x.mean**2
@@ -269,6 +278,8 @@ class _Run:
 
     def _scale(self, node: Node, x: _State) -> _State:
         n = node.numbers
+        if n["square"] == 0.0:
+            return _State(*(np.zeros(SAMPLES) for _ in range(5)))
         square, mean = n["square"] * x.square, n["mean"] * x.mean
         kept = n["cross"] / n["square"] if n["square"] else 1.0
         if kept == 1.0:
@@ -293,6 +304,9 @@ class _Run:
 
     def _gather(self, index: int, node: Node, arriving: Sequence[_Back]) -> _Back:
         if not arriving:
+            if index < len(self._nodes) - 1:  # what comes back to it could not be followed
+                lost = np.full(SAMPLES, np.nan)
+                return _Back(lost, np.zeros(SAMPLES), np.zeros(SAMPLES), np.ones(SAMPLES))
             flow = node.gradient
             start = math.log(flow.square) if flow is not None and flow.square > 0.0 else 0.0
             return _Back(np.full(SAMPLES, start), np.zeros(SAMPLES), np.zeros(SAMPLES), np.ones(SAMPLES))
@@ -353,6 +367,8 @@ class _Run:
         self._covered[index] = False
         measured = node.gains[position]
         if math.isnan(measured):
+            if np.isneginf(back.log).all():  # nothing comes, so nothing goes on
+                return back, np.full(SAMPLES, np.nan)
             return None, np.full(SAMPLES, np.nan)
         gain = np.full(SAMPLES, np.log(measured))
         source = self._nodes[node.inputs[position]]
@@ -365,7 +381,7 @@ class _Run:
         # a gradient of unknown make has one part in its units along the signal
         state = self._states[node.inputs[position]]
         size = source.units * np.maximum(state.square, TINY)
-        chance = self._noise(2.0 * overlap)
+        chance = self._noise(np.minimum(2.0 * overlap, MOST_CHANCE))
         along = np.nan_to_num(np.sqrt(chance * np.exp(log) / source.units * size))
         return _Back(log, along, shared, overlap), gain
 
@@ -418,7 +434,7 @@ class _Run:
             forward_gain=float(np.mean(0.5 * np.log10(state.square / before))),
             backward_gain=float(np.mean(0.5 * gains[0] / LN10)) if gains else math.nan,
             slope=float(np.sqrt(self._moments[index].slope_square.mean())) if index in self._moments else math.nan,
-            covered=self._covered[index],
+            covered=self._covered[index] and index not in self._lost,
         )
 
 
