@@ -124,6 +124,12 @@ def _read_options(words: Sequence[str]) -> tuple[str, str | None]:
     return letters, None
 
 
+def option_that_keeps_out(command: Sequence[str]) -> str:
+    """The option of a ``python …`` command that makes Python start without the probe; empty if there is none."""
+    letters = _read_options(command)[0] if command and _is_python(command[0]) else ""
+    return next((letter for letter in letters if letter in "IES"), "")
+
+
 def _check_program(word: str, on_path: bool) -> None:
     if on_path:
         return
@@ -202,22 +208,39 @@ def launch(
         GradiometerError: the command cannot be started.
     """
     folder = folder.absolute()
-    environment = _environment(folder, overhead, every)
     began = time.monotonic()
-    with _forwarding() as forward:
-        try:
-            # what the shell opened for the command, such as <(...), is for the command
-            child = subprocess.Popen(command, env=environment, stdout=stdout, close_fds=False)
-        except OSError as error:
-            hint = "Put its interpreter in front." if error.errno == errno.ENOEXEC else "Check the command."
-            raise GradiometerError(f"{command[0]} cannot be started ({error.strerror}).", hint) from error
+    forward = _Forward()
+    with catching(forward):
+        child = start(command, _environment(folder, overhead, every), stdout=stdout)
         forward.to(child)
         code = _wait(child, tick)
     killer = -code if code < 0 else None
     interrupted = forward.interrupted or killer == signal.SIGINT
     outcome = Outcome(code if code >= 0 else 128 - code, killer, time.monotonic() - began, interrupted)
-    _note_outcome(folder, outcome)
+    note_outcome(folder, outcome)
     return outcome
+
+
+def start(
+    command: Sequence[str], environment: Mapping[str, str], *, stdout: int | None = None, own_session: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start a command that the probe attaches to.
+
+    Args:
+        command: from `resolve`.
+        environment: of the command, from `probe_environment`.
+        stdout: file descriptor for the command's standard output; None leaves it alone.
+        own_session: whether the terminal's Ctrl-C must not reach it.
+
+    Raises:
+        GradiometerError: the command cannot be started.
+    """
+    try:
+        # what the shell opened for the command, such as <(...), is for the command
+        return subprocess.Popen(command, env=environment, stdout=stdout, close_fds=False, start_new_session=own_session)
+    except OSError as error:
+        hint = "Put its interpreter in front." if error.errno == errno.ENOEXEC else "Check the command."
+        raise GradiometerError(f"{command[0]} cannot be started ({error.strerror}).", hint) from error
 
 
 def _wait(child: subprocess.Popen[bytes], tick: Callable[[], object] | None) -> int:
@@ -232,7 +255,17 @@ def _wait(child: subprocess.Popen[bytes], tick: Callable[[], object] | None) -> 
     return child.wait()
 
 
-def _environment(folder: Path, overhead: float, every: int | None) -> dict[str, str]:
+def probe_environment(folder: Path, overhead: float, every: int | None) -> dict[str, str]:
+    """Environment of a command under which every Python of it attaches the probe.
+
+    Args:
+        folder: run folder, absolute.
+        overhead: share of the training's time the probe may take, in (0, 1].
+        every: look at every n-th step whatever it costs; None lets the budget decide.
+
+    Raises:
+        GradiometerError: Python cannot search the path that Gradiometer is installed in.
+    """
     boot = str(BOOT)
     if os.pathsep in boot:
         raise GradiometerError(
@@ -250,6 +283,9 @@ def _environment(folder: Path, overhead: float, every: int | None) -> dict[str, 
     if every is not None:
         environment["GRADIOMETER_EVERY"] = str(every)
     return environment
+
+
+_environment = probe_environment
 
 
 class _Forward:
@@ -292,9 +328,8 @@ def _in_foreground() -> bool:
 
 
 @contextlib.contextmanager
-def _forwarding() -> Generator[_Forward]:
-    """Forward signals for the duration of the block, where Python lets us: in the main thread."""
-    forward = _Forward()
+def catching(handler: Callable[[int, FrameType | None], object]) -> Generator[None]:
+    """Signals that would end this process go to a handler while the block runs, where Python lets us: in the main thread."""
     before: dict[int, Any] = {}
     try:
         for name in FORWARDED:
@@ -302,14 +337,15 @@ def _forwarding() -> Generator[_Forward]:
             # what is ignored (nohup, a job in the background) must stay ignored in the command too
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 with contextlib.suppress(ValueError):
-                    before[number] = signal.signal(number, forward)
-        yield forward
+                    before[number] = signal.signal(number, handler)
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
-def _note_outcome(folder: Path, outcome: Outcome) -> None:
+def note_outcome(folder: Path, outcome: Outcome) -> None:
+    """Add to a run's ``run.json`` how its command ended."""
     try:
         info: dict[str, Any] = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
         info["status"] = outcome.status
@@ -394,11 +430,8 @@ def _about_torch(run: Run, events: _Events, version: str, ending: str) -> str:
 def _about_python(run: Run, ending: str) -> str:
     if not os.access(run.folder, os.W_OK):
         return f"The run folder {run.folder} cannot be written, so nothing was recorded."
-    words = [str(word) for word in run.info.get("command", [])]
-    letters = _read_options(words)[0] if words and _is_python(words[0]) else ""
-    for letter in letters:
-        if letter in "IES":
-            return f"Python ran with -{letter}, which keeps Gradiometer out; drop it, or use gradiometer.watch() in the code."
+    if letter := option_that_keeps_out([str(word) for word in run.info.get("command", [])]):
+        return f"Python ran with -{letter}, which keeps Gradiometer out; drop it, or use gradiometer.watch() in the code."
     if run.info.get("status") != 0:
         return f"The command {ending} before it started Python."
     return (

@@ -11,12 +11,14 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
 import jinja2
+import plotly.graph_objects as go
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
@@ -78,25 +80,23 @@ def render(summary: Summary) -> str:
     """
     panels = [_panel(kind, summary) for kind in FIGURES if _applies(kind, summary)]
     drawn = {p.name: p.figure for p in panels if not p.empty}
-    scripts = {"plotly": _plotly(), "own": _asset("report.js")}
-    if not drawn:
-        del scripts["plotly"]
-    data = {"figures": drawn, "templates": {theme: _json_of(template(theme)) for theme in ("light", "dark")}}
-    return _page().render(
+    return page(
+        "run.html.j2",
+        drawn,
         summary=summary,
+        name=summary.run.name,
+        sentence=summary.sentence,
+        word=summary.diagnosis.verdict.value,
+        version=summary.run.info.get("gradiometer", ""),
         panels={p.name: p for p in panels},
         order=[p.name for p in panels],
         paired=_PAIRED,
         verdict=VERDICTS[summary.diagnosis.verdict],
-        findings=[_card(i, f, summary) for i, f in enumerate(summary.diagnosis.findings, 1)],
+        findings=[card(i, f, summary.sentence) for i, f in enumerate(summary.diagnosis.findings, 1)],
         facts=_facts(summary),
         environment=_environment_facts(summary),
         steps_to_take=_what_to_do(summary),
         again=_again(summary),
-        scripts={name: Markup(text) for name, text in scripts.items()},
-        policy=_policy([_hash(text) for text in scripts.values()]),
-        css=Markup(_asset("report.css")),
-        data=Markup(json_for_script(data)),
     )
 
 
@@ -112,7 +112,21 @@ def _applies(kind: FigureKind, summary: Summary) -> bool:
 
 def _panel(kind: FigureKind, summary: Summary) -> Panel:
     step = summary.step if summary.step >= 0 else None
-    figure: dict[str, Any] = json.loads(str(kind.draw(summary.trace, summary.diagnosis.findings, step).to_json()))
+    drawing = kind.draw(summary.trace, summary.diagnosis.findings, step)
+    return panel(kind.name, kind.title, _READING[kind.name], drawing, lambda: TABLES[kind.name](summary.trace, step))
+
+
+def panel(name: str, kind: str, reading: str, drawing: go.Figure, table: Callable[[], Table]) -> Panel:
+    """A figure as the page shows it.
+
+    Args:
+        name: for links and file names.
+        kind: what it is about, in a few words.
+        reading: one sentence on how to read it.
+        drawing: the figure, with its words in ``layout.meta`` (see `figures.scale.finish`).
+        table: makes the data behind it, where there is something to draw.
+    """
+    figure: dict[str, Any] = json.loads(str(drawing.to_json()))
     layout = figure["layout"]
     words = layout.pop("meta")
     # The page sets the title in its own type, where it wraps, and brings the template for its theme.
@@ -121,16 +135,16 @@ def _panel(kind: FigureKind, summary: Summary) -> Panel:
     layout["height"] -= words["title_height"]
     layout["margin"]["t"] = layout["margin"].get("t", 0) - words["title_height"]
     return Panel(
-        name=kind.name,
-        kind=kind.title,
+        name=name,
+        kind=kind,
         title=words["title"],
         alt=words["alt"],
         note=words["note"],
-        reading=_READING[kind.name],
+        reading=reading,
         empty=words["empty"],
         height=layout["height"],
         figure=figure,
-        table=None if words["empty"] else TABLES[kind.name](summary.trace, step),
+        table=None if words["empty"] else table(),
     )
 
 
@@ -141,7 +155,8 @@ def _json_of(figure_template: Any) -> Any:
 # ---- words -------------------------------------------------------------------------------------------------------------
 
 
-def _card(index: int, finding: Finding, summary: Summary) -> dict[str, Any]:
+def card(index: int, finding: Finding, sentence: str) -> dict[str, Any]:
+    """A finding as the page shows it; ``sentence`` is that of the verdict, which is not said twice."""
     first, last = finding.steps
     return {
         "number": index,
@@ -150,7 +165,7 @@ def _card(index: int, finding: Finding, summary: Summary) -> dict[str, Any]:
         "severity": SEVERITIES[finding.severity],
         "confidence": f"{100 * finding.confidence:.0f} %",
         "sentence": finding.sentence,
-        "said": finding.sentence == summary.sentence,
+        "said": finding.sentence == sentence,
         "starts": finding.starts,
         "shows": _names(finding.shows or finding.sites),
         "when": f"step {first:,}" if first == last else f"steps {first:,} to {last:,}",
@@ -245,11 +260,42 @@ def _what_to_do(summary: Summary) -> list[str]:
 # ---- the page ----------------------------------------------------------------------------------------------------------
 
 
+def page(template_name: str, figures: Mapping[str, Any], **context: Any) -> str:
+    """A page with its scripts, its policy and its drawings in it.
+
+    Args:
+        template_name: a file beside this one.
+        figures: drawings by name, as plotly's JSON; plotly.js is left out where there are none.
+        context: what the template asks for.
+    """
+    scripts = {"plotly": _plotly(), "own": _asset("report.js")}
+    if not figures:
+        del scripts["plotly"]
+    data = {"figures": figures, "templates": {theme: _json_of(template(theme)) for theme in ("light", "dark")}}
+    return (
+        _environment()
+        .get_template(template_name)
+        .render(
+            **context,
+            scripts={name: Markup(text) for name, text in scripts.items()},
+            policy=_policy([_hash(text) for text in scripts.values()]),
+            css=Markup(_asset("report.css")),
+            data=Markup(json_for_script(data)),
+        )
+    )
+
+
 @cache
-def _page() -> jinja2.Template:
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_asset),
+    )
     environment.filters["ticks"] = with_code
-    return environment.from_string(_asset("template.html.j2"))
+    return environment
 
 
 def with_code(text: str) -> Markup:

@@ -35,31 +35,32 @@ def as_dict(summary: Summary) -> dict[str, Any]:
         },
         "verdict": summary.diagnosis.verdict.value,
         "sentence": summary.sentence,
-        "findings": [_finding(f) for f in summary.diagnosis.findings],
+        "findings": [finding_dict(f) for f in summary.diagnosis.findings],
         "profile_step": summary.step if summary.step >= 0 else None,
         "profile": [_row(row) for row in summary.profile],
         "loss": {
             "steps": loss.steps,
-            "start": _number(loss.start),
-            "end": _number(loss.end),
-            "best": _number(loss.best),
-            "fall": _number(loss.fall),
+            "start": number_or_null(loss.start),
+            "end": number_or_null(loss.end),
+            "best": number_or_null(loss.best),
+            "fall": number_or_null(loss.fall),
             "learned": loss.learned,
             "at_chance": loss.at_chance,
             "skipped_steps": loss.skipped,
             "clipped_steps": loss.clipped,
         },
         "cost": {
-            "overhead_percent": _number(cost.overhead_percent),
-            "own_seconds": _number(cost.own_seconds),
-            "seconds": _number(cost.seconds),
+            "overhead_percent": number_or_null(cost.overhead_percent),
+            "own_seconds": number_or_null(cost.own_seconds),
+            "seconds": number_or_null(cost.seconds),
             "looks": cost.looks,
             "bytes": cost.bytes,
         },
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def finding_dict(finding: Finding) -> dict[str, Any]:
+    """A finding as plain values."""
     return {
         "rule": finding.rule,
         "severity": finding.severity.value,
@@ -78,8 +79,8 @@ def _finding(finding: Finding) -> dict[str, Any]:
 def _evidence(evidence: Evidence) -> dict[str, Any]:
     return {
         "claim": evidence.claim,
-        "value": _number(evidence.value),
-        "threshold": _number(evidence.threshold),
+        "value": number_or_null(evidence.value),
+        "threshold": number_or_null(evidence.threshold),
         "source": evidence.source,
         "refute": evidence.refute or None,
     }
@@ -92,8 +93,8 @@ def _row(row: ProfileRow) -> dict[str, Any]:
         "depth": row.site.depth,
         "model": row.site.model or None,
         "chain": row.site.chain,
-        "log10_signal": _number(row.log10_signal),
-        "log10_gradient": _number(row.log10_gradient),
+        "log10_signal": number_or_null(row.log10_signal),
+        "log10_gradient": number_or_null(row.log10_gradient),
         "zero_signal": row.log10_signal == -math.inf,
         "zero_gradient": row.log10_gradient == -math.inf,
         "backward_gain": _factor(row.log10_backward_gain),
@@ -101,9 +102,10 @@ def _row(row: ProfileRow) -> dict[str, Any]:
     }
 
 
-def _number(value: float) -> float | None:
+def number_or_null(value: float) -> float | None:
+    """A number JSON can hold; null for anything else."""
     return float(value) if math.isfinite(value) else None
 
 
 def _factor(log10: float) -> float | None:
-    return _number(10.0**log10) if abs(log10) < 300 else None
+    return number_or_null(10.0**log10) if abs(log10) < 300 else None

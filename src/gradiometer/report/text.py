@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -17,13 +17,15 @@ from gradiometer.report.summary import ProfileRow, Summary
 from gradiometer.types import Finding, Severity, VerdictWord
 from gradiometer.words import counted
 
+T = TypeVar("T")
+
 MAX_BARS: Final = 26
 """Layers in the bar chart; a deeper network is thinned evenly, the first and last layer always shown."""
 MAX_NAMES: Final = 4
 SHORT_SECONDS: Final = 60.0
 SHORT_RUN: Final = " Eight looks or 0.25 s, once, are beyond the budget: short trainings could not be seen without."
 
-_STYLES: Final = {
+STYLES: Final = {
     VerdictWord.WELL: ("bold white on green4", "WELL"),
     VerdictWord.SICK: ("bold white on red3", "SICK"),
     VerdictWord.UNKNOWN: ("bold black on yellow3", "UNKNOWN"),
@@ -38,9 +40,19 @@ _DECADES_SHOWN: Final = 6.0
 
 def print_summary(summary: Summary, console: Console) -> None:
     """Print the report to a console."""
+    show(console, renderable(summary, blocks=draws_blocks(console)))
+
+
+def show(console: Console, what: RenderableType) -> None:
+    """Print to a console; one that cannot show a character of a name shows another instead."""
     if isinstance(console.file, io.TextIOWrapper):
-        console.file.reconfigure(errors="replace")  # a terminal that cannot show a character of a name must not end us
-    console.print(renderable(summary, blocks="utf" in (console.encoding or "").lower()))
+        console.file.reconfigure(errors="replace")
+    console.print(what)
+
+
+def draws_blocks(console: Console) -> bool:
+    """Whether a console can show block characters."""
+    return "utf" in (console.encoding or "").lower()
 
 
 def renderable(summary: Summary, *, blocks: bool = True) -> RenderableType:
@@ -50,7 +62,7 @@ def renderable(summary: Summary, *, blocks: bool = True) -> RenderableType:
     if bars is not None:
         parts += [Text(), bars]
     for number, finding in enumerate(summary.diagnosis.findings, 1):
-        parts += [Text(), _finding(number, finding, said=finding.sentence == summary.sentence)]
+        parts += [Text(), finding_block(number, finding, said=finding.sentence == summary.sentence)]
     facts = _facts(summary)
     parts += [Text(), facts] if facts else []
     parts += [Text(f"Not measured: {plain(note)}", style="yellow") for note in summary.notes]
@@ -63,7 +75,7 @@ def plain(text: str) -> str:
 
 
 def _verdict(summary: Summary) -> Text:
-    style, word = _STYLES[summary.diagnosis.verdict]
+    style, word = STYLES[summary.diagnosis.verdict]
     return Text.assemble((f" {word} ", style), " ", (plain(summary.sentence), "bold"))
 
 
@@ -75,7 +87,7 @@ def _bars(summary: Summary, blocks: bool) -> RenderableType | None:
     known = [r.log10_gradient for r in rows if math.isfinite(r.log10_gradient)]
     if len(rows) < 2 or not known:
         return None
-    chosen = _thin(rows, MAX_BARS)
+    chosen = thinned(rows, MAX_BARS)
     top, bottom = max(known), min(known)
     middle = sorted(known)[len(known) // 2]
     span = max(top - bottom, _DECADES_SHOWN)
@@ -108,7 +120,8 @@ def _layers(summary: Summary) -> list[ProfileRow]:
     return weighted if len(weighted) >= 2 else rows
 
 
-def _thin(rows: Sequence[ProfileRow], most: int) -> list[ProfileRow]:
+def thinned(rows: Sequence[T], most: int) -> list[T]:
+    """At most ``most`` of the rows, evenly, the first and the last among them."""
     if len(rows) <= most:
         return list(rows)
     return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
@@ -117,7 +130,8 @@ def _thin(rows: Sequence[ProfileRow], most: int) -> list[ProfileRow]:
 # ---- findings ----------------------------------------------------------------------------------------------------------
 
 
-def _finding(number: int, finding: Finding, *, said: bool) -> RenderableType:
+def finding_block(number: int, finding: Finding, *, said: bool) -> RenderableType:
+    """A finding with its evidence; ``said`` leaves its sentence out, because the verdict has said it."""
     first, last = finding.steps
     when = f"step {first}" if first == last else f"steps {first} to {last}"
     head = Text.assemble(

@@ -195,7 +195,9 @@ class _Run:
         n = node.numbers
         if n["gain"] == 0.0:  # weights that start at zero: nothing passes, whatever came in
             square = np.full(SAMPLES, n.get("bias_square", 0.0))
-            return _State(square, np.full(SAMPLES, n.get("bias_mean", 0.0)), np.zeros(SAMPLES), np.zeros(SAMPLES), np.zeros(SAMPLES))
+            return _State(
+                square, np.full(SAMPLES, n.get("bias_mean", 0.0)), np.zeros(SAMPLES), np.zeros(SAMPLES), np.zeros(SAMPLES)
+            )
         factor, profile = _spatial(n, x.profile)
         gain, ones = n["gain"] * factor, n["ones"]
         random = x.varying + np.minimum(ones, n["fan_in"]) * x.mean**2
@@ -279,7 +281,8 @@ class _Run:
     def _scale(self, node: Node, x: _State) -> _State:
         n = node.numbers
         if n["square"] == 0.0:
-            return _State(*(np.zeros(SAMPLES) for _ in range(5)))
+            nothing = np.zeros(SAMPLES)
+            return _State(nothing, nothing, nothing, nothing, nothing)
         square, mean = n["square"] * x.square, n["mean"] * x.mean
         kept = n["cross"] / n["square"] if n["square"] else 1.0
         if kept == 1.0:
