@@ -1,12 +1,14 @@
 """How good is the forecast? Random networks: what theory says at step 0, what one pass measures, what training then does.
 
-    python benchmarks/forecast.py                # forecast of every network, against the labels that are stored
-    python benchmarks/forecast.py --save         # … and write benchmarks/results/forecast.json
-    python benchmarks/forecast.py --train        # train every network that has no label yet (about an hour of one core)
+    python benchmarks/forecast.py                          # every network: forecast, check, stored label (two minutes)
+    python benchmarks/forecast.py --half building --save   # one half, and write it into benchmarks/results/forecast.json
+    python benchmarks/forecast.py --train                  # train every network that has no label yet (an hour of one core)
 
 A network is drawn from its number. Even numbers were looked at while the forecast was built; odd ones are judged blind.
 "Trains" means: with the best of three learning rates the loss of the digits falls clearly below what the class frequencies
-alone give (80 % of ln 10) within 150 steps.
+alone give (80 % of ln 10) within 150 steps; a network that does not is called sick.
+
+Two verdicts are held against that: the check's, which has the measured pass, and that of the forecast alone.
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import platform
+import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +28,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+import gradiometer
+from gradiometer import preflight
+from gradiometer.preflight import judge
+from gradiometer.probe.checking import measure
+from gradiometer.record.blueprint import SUFFIX, Blueprint, Op
+from gradiometer.theory.forecast import Band, forecast
+from gradiometer.types import Severity
 
 HERE = Path(__file__).parent / "results"
 LABELS = HERE / "forecast_labels.json"
@@ -32,6 +45,10 @@ STEPS = 150
 BATCH = 64
 RATES = (0.1, 0.02, 0.004)
 LEFT = 0.8 * math.log(10.0)
+UNDERFLOW = -37.0
+"""log10 of a gain below which float32 may show an exact zero: a forecast that reaches there is not wrong about it."""
+SLOW = 0.02
+"""Seconds of a plain pass from which its cost is no longer that of the start."""
 ACTIVATIONS = {
     "relu": nn.ReLU,
     "leaky_relu": lambda: nn.LeakyReLU(0.1),
@@ -199,15 +216,354 @@ def train_all() -> None:
         print(seed, labels[str(seed)], f"{time.time() - began:.1f} s", flush=True)
 
 
+# ---- forecast ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Told:
+    """A quantity that was forecast and measured, log10; None where it is no finite number (an exact zero: underflow)."""
+
+    measured: float | None
+    predicted: float | None
+    low: float | None
+    high: float | None
+    inside: bool
+
+    @property
+    def error(self) -> float:
+        """Decades between the two; infinity where one of them is not finite."""
+        return abs(self.measured - self.predicted) if self.measured is not None and self.predicted is not None else math.inf
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network: what was forecast, what one pass measured, what the check said of it and what training did.
+
+    Attributes:
+        config: what its number decides.
+        half: building or blind.
+        loss, rate: at the end of the best training; -1 for one that diverged.
+        sick: whether it did not train.
+        gain: gradient at the output of the first layer with weights over that at the output of the head.
+        signal: root mean square of what the head takes in.
+        layers, layers_inside: layers whose gradient was forecast and measured, and those inside their interval.
+        errors: rules that the check calls errors.
+        errors_told: those it would from the forecast alone.
+        decades: by which the measured gradient falls and rises on its way to the input.
+        plain_seconds: median of plain forward and backward passes.
+        check_seconds: median of measuring.
+        read_seconds: reading the record, forecast and judgement.
+    """
+
+    config: dict[str, Any]
+    half: str
+    loss: float
+    rate: float
+    sick: bool
+    gain: Told
+    signal: Told
+    layers: int
+    layers_inside: int
+    errors: tuple[str, ...]
+    errors_told: tuple[str, ...]
+    decades: tuple[float, float]
+    plain_seconds: float
+    check_seconds: float
+    read_seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """Cost of measuring in plain passes."""
+        return self.check_seconds / self.plain_seconds
+
+
+def batch_of(config: Config) -> tuple[Tensor, Tensor]:
+    """The first batch of its training."""
+    x, y = data(config)
+    index = torch.randint(0, len(x), (BATCH,), generator=torch.Generator().manual_seed(config.seed))
+    return x[index], y[index]
+
+
+def observe(seed: int, label: dict[str, float]) -> Row:
+    """Check one network as a user would, and time it."""
+    config = Config.draw(seed)
+    batch = batch_of(config)
+    model = build(config)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = [checked(model, batch, Path(folder))]
+        began = time.perf_counter()
+        found = preflight.read(Path(folder))
+        reading = time.perf_counter() - began
+        blueprint = Blueprint.read(next(Path(folder).glob(f"*{SUFFIX}")))
+    plain = [passed(model, batch) for _ in range(3)][1:]  # the first one allocates
+    while len(plain) < 15 and sum(plain) < 0.3:
+        plain.append(passed(model, batch))
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as folder:
+            seconds.append(checked(model, batch, Path(folder)))
+    plain += [passed(model, batch) for _ in range(2)]
+    gain, signal = compare(blueprint)
+    pairs = [(x.gradient, x.measured_gradient) for x in found.layers if x.gradient.known and math.isfinite(x.measured_gradient)]
+    return Row(
+        config=asdict(config),
+        half="blind" if seed % 2 else "building",
+        loss=round(label["loss"], 4),
+        rate=label["rate"],
+        sick=not 0.0 <= label["loss"] < LEFT,
+        gain=gain,
+        signal=signal,
+        layers=len(pairs),
+        layers_inside=sum(band.holds(value) for band, value in pairs),
+        errors=tuple(f.rule for f in found.findings if f.severity is Severity.ERROR),
+        errors_told=told(found),
+        decades=tuple(round(d, 2) for d in judge.decades(judge.measured(found.layers))),  # type: ignore[arg-type]
+        plain_seconds=round(statistics.median(plain), 6),
+        check_seconds=round(statistics.median(seconds), 6),
+        read_seconds=round(reading, 6),
+    )
+
+
+def checked(model: nn.Module, batch: tuple[Tensor, Tensor], folder: Path) -> float:
+    """Seconds of the check's part in front of the reading."""
+    began = time.perf_counter()
+    measure(model, batch, nn.functional.cross_entropy, None, folder, with_curvature=False)
+    return time.perf_counter() - began
+
+
+def passed(model: nn.Module, batch: tuple[Tensor, Tensor]) -> float:
+    """Seconds of a plain forward and backward pass."""
+    began = time.perf_counter()
+    nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+    taken = time.perf_counter() - began
+    model.zero_grad(set_to_none=True)
+    return taken
+
+
+def compare(blueprint: Blueprint) -> tuple[Told, Told]:
+    """Total gradient gain, relative to the head's output, and the signal that the head takes in."""
+    nodes, expected = blueprint.nodes, forecast(blueprint)
+    linear = [i for i, node in enumerate(nodes) if node.op is Op.LINEAR]
+    first, head = linear[0], linear[-1]
+    flows = [node.gradient.square if node.gradient is not None else math.nan for node in (nodes[first], nodes[head])]
+    start = expected[head].gradient.middle
+    band = expected[first].gradient
+    gain = _told(_log(flows[0]) - _log(flows[1]), Band(band.middle - start, band.low - start, band.high - start))
+    last = nodes[head].inputs[0]
+    output = nodes[last].output
+    return gain, _told(_log(output.square) if output is not None else math.nan, expected[last].signal)
+
+
+def _log(square: float) -> float:
+    return 0.5 * math.log10(square) if square > 0.0 else (-math.inf if square == 0.0 else math.nan)
+
+
+def _told(measured: float, band: Band) -> Told:
+    def known(value: float) -> float | None:
+        return round(value, 4) if math.isfinite(value) else None
+
+    inside = band.holds(measured) or (measured == -math.inf and band.low < UNDERFLOW)
+    return Told(known(measured), known(band.middle), known(band.low), known(band.high), inside)
+
+
+def told(found: preflight.Preflight) -> tuple[str, ...]:
+    """The errors that the forecast alone, without the measured pass, leads to."""
+    errors: list[str] = []
+    for chain in dict.fromkeys(layer.chain for layer in found.layers):
+        profile = judge.predicted([layer for layer in found.layers if layer.chain == chain])
+        errors += [f.rule for f in judge.judge(profile) if f.severity is Severity.ERROR]
+    return tuple(dict.fromkeys(errors))
+
+
+# ---- the table -----------------------------------------------------------------------------------------------------------
+
+Group = Callable[[dict[str, Any]], str]
+GROUPS: dict[str, Group] = {
+    "all": lambda c: "all",
+    "kind": lambda c: str(c["kind"]),
+    "norm": lambda c: str(c["norm"] or "none"),
+    "skip": lambda c: str(c["skip"] or "none"),
+    "dropout": lambda c: "yes" if c["dropout"] else "none",
+    "depth/width": lambda c: _slimness(c["depth"] / c["width"]),
+    "activation": lambda c: str(c["activation"]),
+    "init": lambda c: str(c["init"]),
+}
+
+
+def _slimness(share: float) -> str:
+    return "below 0.1" if share < 0.1 else "0.1 to 0.3" if share < 0.3 else "0.3 and up"
+
+
+def calibration(rows: Sequence[Row], which: str) -> dict[str, float | int | None]:
+    """How far a forecast quantity lies from the measured one, and how often inside the interval."""
+    pairs = [getattr(row, which) for row in rows]
+    errors = sorted(t.error for t in pairs if math.isfinite(t.error))
+    widths = [t.high - t.low for t in pairs if t.high is not None and t.low is not None]
+    return {
+        "known": len(errors),
+        "median error": round(statistics.median(errors), 3) if errors else None,
+        "90th percentile": round(float(np.quantile(errors, 0.9)), 3) if errors else None,
+        "inside": round(sum(t.inside for t in pairs) / len(pairs), 3),
+        "median half interval": round(statistics.median(widths) / 2, 3) if widths else None,
+    }
+
+
+def verdicts(rows: Sequence[Row], which: str) -> dict[str, Any]:
+    """The two by two table of a verdict against training, and who is missed or wrongly alarmed."""
+    alarmed = [row for row in rows if getattr(row, which)]
+    quiet = [row for row in rows if not getattr(row, which)]
+    found, missed = sum(row.sick for row in alarmed), [row for row in quiet if row.sick]
+    false = [row for row in alarmed if not row.sick]
+    return {
+        "sick and called sick": found,
+        "sick and called well": len(missed),
+        "well and called sick": len(false),
+        "well and called well": len(quiet) - len(missed),
+        "precision": round(found / len(alarmed), 3) if alarmed else None,
+        "recall": round(found / (found + len(missed)), 3) if found or missed else None,
+        "missed": [row.config["seed"] for row in missed],
+        "false alarms": [row.config["seed"] for row in false],
+    }
+
+
+def costs(rows: Sequence[Row]) -> dict[str, dict[str, float | int]]:
+    """What measuring takes, in plain passes, and the reading after it, in seconds."""
+    parts = {"all": list(rows), f"a pass takes {1000 * SLOW:.0f} ms or more": [r for r in rows if r.plain_seconds >= SLOW]}
+    return {
+        name: {
+            "n": len(part),
+            "median": round(statistics.median(r.ratio for r in part), 2),
+            "largest": round(max(r.ratio for r in part), 2),
+            "beyond 3": sum(r.ratio > 3.0 for r in part),
+            "pass seconds": round(statistics.median(r.plain_seconds for r in part), 4),
+            "measuring seconds": round(statistics.median(r.check_seconds for r in part), 4),
+            "reading seconds": round(statistics.median(r.read_seconds for r in part), 4),
+            "reading seconds, largest": round(max(r.read_seconds for r in part), 3),
+        }
+        for name, part in parts.items()
+        if part
+    }
+
+
+def summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """Everything that is said of a half."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, group in GROUPS.items():
+        for value in sorted({group(row.config) for row in rows}):
+            part = [row for row in rows if group(row.config) == value]
+            groups[value if name == "all" else f"{name}: {value}"] = {
+                "n": len(part),
+                "sick": sum(row.sick for row in part),
+                "gain": calibration(part, "gain"),
+                "signal": calibration(part, "signal"),
+                "layers": sum(row.layers for row in part),
+                "layers inside": round(sum(row.layers_inside for row in part) / max(sum(row.layers for row in part), 1), 3),
+                "check": verdicts(part, "errors"),
+                "told": verdicts(part, "errors_told"),
+            }
+    return {"groups": groups, "cost": costs(rows)}
+
+
+def table(half: dict[str, Any]) -> str:
+    """A plain text table: a line a group."""
+    head = ("group", "n", "sick", "gain: median", "90 %", "inside", "signal: median", "90 %", "inside", "layers inside")
+    rows = [(*head, "check: precision", "recall", "TP FN FP TN", "forecast alone", "recall", "TP FN FP TN")]
+    for name, g in half["groups"].items():
+        cells = [name, g["n"], g["sick"]]
+        for which in ("gain", "signal"):
+            cells += [g[which][key] for key in ("median error", "90th percentile")] + [f"{100 * g[which]['inside']:.0f} %"]
+        cells.append(f"{100 * g['layers inside']:.0f} %")
+        for which in ("check", "told"):
+            v = g[which]
+            counts = ("sick and called sick", "sick and called well", "well and called sick", "well and called well")
+            cells += ["–" if v[key] is None else f"{v[key]:.2f}" for key in ("precision", "recall")]
+            cells.append(" ".join(str(v[key]) for key in counts))
+        rows.append(tuple(str(cell) for cell in cells))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def described(config: dict[str, Any]) -> str:
+    """A network in one line."""
+    parts = [config["kind"], config["activation"], config["init"]]
+    parts[2] += f" {config['scale']:.2f}" if config["init"] in ("orthogonal", "scaled", "biased") else ""
+    parts += [f"{config['depth']} × {config['width']}"]
+    parts += [f"{config['norm']} norm"] if config["norm"] else []
+    parts += [f"{config['skip']} skip"] if config["skip"] else []
+    parts += [f"dropout {config['dropout']}"] if config["dropout"] else []
+    return ", ".join(parts)
+
+
+def report(rows: Sequence[Row]) -> dict[str, Any]:
+    """Print a half, and who was judged wrongly."""
+    made = summary(rows)
+    print(f"\n{rows[0].half} half\n{table(made)}\n")
+    for which, name in (("check", "check"), ("told", "forecast alone")):
+        for kind in ("missed", "false alarms"):
+            seeds = made["groups"]["all"][which][kind]
+            print(f"  {name}: {kind} {len(seeds)}")
+            for row in (row for row in rows if row.config["seed"] in seeds):
+                rules = ", ".join(row.errors if which == "check" else row.errors_told)
+                fall, rise = row.decades
+                end = f"loss {row.loss:.2f}, gradient falls {fall:.1f} and rises {rise:.1f} decades"
+                print(f"    {row.config['seed']:3} {described(row.config)}: {end}{'; ' if rules else ''}{rules}")
+    far = sorted((row for row in rows if not row.gain.inside), key=lambda row: -row.gain.error)
+    print(f"  gain outside its interval: {len(far)}")
+    for row in far:
+        g = row.gain
+        print(f"    {row.config['seed']:3} {described(row.config)}: {g.measured} against {g.predicted} ({g.low} to {g.high})")
+    for name, cost in made["cost"].items():
+        print(f"  cost, {name}: {cost}")
+    return made
+
+
+# ---- saved ---------------------------------------------------------------------------------------------------------------
+
+
+def save(halves: dict[str, dict[str, Any]], rows: Sequence[Row], seconds: float) -> None:
+    """Write the halves that were run; what the file holds of the other one stays."""
+    before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    facts = {
+        "gradiometer": gradiometer.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": 1,
+        "seconds": round(seconds, 1),
+    }
+    merged = {**before.get("halves", {}), **{name: {**facts, **half} for name, half in halves.items()}}
+    kept = [row for row in before.get("rows", []) if row["half"] not in halves]
+    everything = sorted([*kept, *(asdict(row) for row in rows)], key=lambda row: row["config"]["seed"])
+    document = {"networks": NETWORKS, "batch": BATCH, "steps": STEPS, "rates": RATES, "halves": merged}
+    head = json.dumps(document, indent=1, allow_nan=False)
+    lines = ",\n".join("  " + json.dumps(row, allow_nan=False) for row in everything)  # a network a line
+    RESULTS.write_text(f'{head[:-2]},\n "rows": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+    print(f"\nwritten to {RESULTS.name}; python docs/forecast_study.py draws it, python docs/generate.py tells it")
+
+
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", action="store_true")
-    parser.add_argument("--save", action="store_true")
+    parser.add_argument("--half", choices=("building", "blind", "both"), default="both", help="even numbers, odd ones or all")
+    parser.add_argument("--train", action="store_true", help="train every network that has no label")
+    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.train:
         train_all()
+        return
+    began = time.perf_counter()
+    labels: dict[str, dict[str, float]] = json.loads(LABELS.read_text(encoding="utf-8"))
+    observe(0, labels["0"])  # what is loaded and compiled once is no cost of a network
+    rows: list[Row] = []
+    halves: dict[str, dict[str, Any]] = {}
+    for start, half in enumerate(("building", "blind")):
+        if arguments.half in (half, "both"):
+            mine = [observe(seed, labels[str(seed)]) for seed in range(start, NETWORKS, 2)]
+            halves[half] = report(mine)
+            rows += mine
+    seconds = time.perf_counter() - began
+    print(f"\n{len(rows)} networks in {seconds:.0f} s")
+    if arguments.save:
+        save(halves, rows, seconds)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -15,12 +16,15 @@ from rich.markup import escape
 from gradiometer import __version__
 from gradiometer.errors import GradiometerError
 from gradiometer.record.folder import RUNS_FOLDER, create_folder, list_runs
+from gradiometer.types import Severity, VerdictWord
 
 if TYPE_CHECKING:
     from gradiometer.report.summary import Summary
 
 USAGE_STATUS: Final = 2
 """Exit status when gradiometer was used wrongly; the command's own status is passed on otherwise."""
+
+CHECK_PAGE: Final = Path("gradiometer-check.html")
 
 app = typer.Typer(
     name="gradiometer",
@@ -140,6 +144,62 @@ def _write_html(summary: Summary, path: Path) -> Path:
     from gradiometer.report import html, write
 
     return write(path, html.render(summary))
+
+
+class FailOn(StrEnum):
+    """How bad a finding must be to fail a check."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@app.command(context_settings=_AS_GIVEN)
+def check(
+    command: Annotated[
+        list[str], typer.Argument(metavar="CMD", help="A training script and its arguments, or -- and any command.")
+    ],
+    format: Annotated[Format, typer.Option("--format", "-f", help="text, html or json.")] = Format.TEXT,  # noqa: A002
+    output: Annotated[Path | None, typer.Option("-o", "--output", help=f"File to write; html goes to {CHECK_PAGE}.")] = None,
+    fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 from this severity on.")] = FailOn.ERROR,
+    curvature: Annotated[
+        bool, typer.Option("--curvature", help="Measure the largest curvature too: which learning rates are stable?")
+    ] = False,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Give up when the first step has not come by then.")
+    ] = None,
+) -> None:
+    """Predict, before training, what will vanish or explode.
+
+    
+    gradiometer check train.py --epochs 3
+    gradiometer check --format json -- torchrun --nproc-per-node 2 train.py
+
+    Your command runs until its first optimizer step would happen and is stopped there. What it changed of your files
+    until then is put back. Exit status: 0 well, 1 sick, 2 could not be checked. The command's output goes to standard error.
+    """
+    from gradiometer.checkup import check_up
+
+    outcome = check_up(command, curvature=curvature, seconds=timeout)
+    if outcome.preflight is None:
+        raise GradiometerError(f"Could not be checked: {outcome.reason}", outcome.hint)
+    from gradiometer.report import check as formats
+
+    found, remarks = outcome.preflight, outcome.remarks
+    if format is Format.JSON:
+        _emit(formats.render_json(found, outcome.command, remarks), output)
+    elif format is Format.HTML:
+        from gradiometer.report import write
+
+        typer.echo(write(output or CHECK_PAGE, formats.render_html(found, shlex.join(outcome.command), __version__, remarks)))
+    elif output is None:
+        formats.print_check(found, Console(), remarks)
+    else:
+        file = io.StringIO()
+        formats.print_check(found, Console(file=file, width=120), remarks)
+        _emit(file.getvalue(), output)
+    if found.verdict is VerdictWord.UNKNOWN:
+        raise typer.Exit(USAGE_STATUS)
+    raise typer.Exit(int(found.fails(Severity(fail_on.value))))
 
 
 @app.command()

@@ -49,8 +49,9 @@ def assess(blueprint: Blueprint, trace: Trace) -> Preflight:
     told = forecast(blueprint)
     layers = _layers(nodes, told, trace)
     opened = _open(blueprint, told)
-    rule = explain.chain_rule(nodes, told) if opened is None else explain.chain_rule(opened.nodes, forecast(opened))
-    by_design = None if opened is None else _layers(opened.nodes, forecast(opened), trace)
+    hoped = told if opened is None else forecast(opened)
+    by_design = None if opened is None else _layers(opened.nodes, hoped, trace)
+    rule = explain.UNKNOWN
     findings: list[Finding] = []
     by_zero = opened is not None
     for chain in dict.fromkeys(layer.chain for layer in layers):
@@ -60,11 +61,15 @@ def assess(blueprint: Blueprint, trace: Trace) -> Preflight:
         gated = np.array([layer.gradient.middle == layer.measured_gradient == -math.inf for layer in shown])
         profile = replace(profile, gradient=np.where(gated, np.nan, profile.gradient))
         by_zero |= bool(gated.any())
+        within = _network(nodes, shown)
+        own = explain.chain_rule([(opened or blueprint).nodes[i] for i in within], [hoped[i] for i in within])
+        rule = own if math.isnan(rule.trainable_depth) or own.trainable_depth < rule.trainable_depth else rule
         if by_design is not None:
             # the gradient is zero behind a layer that starts at zero, and will not be after a step: what then?
             expected = judge.predicted([layer for layer in by_design if layer.chain == chain])
             profile = replace(profile, gradient=expected.gradient, forecast=True)
-        findings += judge.judge(profile, rule.sentence)
+        findings += judge.judge(profile, own.sentence)
+        findings += judge.judge_units(shown)
     step_size = _step_size(blueprint.optimizer, blueprint.curvature)
     if step_size is not None:
         findings += judge.judge_step_size(step_size)
@@ -89,6 +94,20 @@ def assess(blueprint: Blueprint, trace: Trace) -> Preflight:
         agree=_agreement(layers),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _network(nodes: Sequence[Node], layers: Sequence[LayerForecast]) -> list[int]:
+    """The operations that lead to the last of these layers, in order of execution."""
+    names = {layer.name for layer in layers}
+    last = max((i for i, node in enumerate(nodes) if any(name in names for _, name in node.names)), default=-1)
+    wanted: set[int] = set()
+    stack = [last] if last >= 0 else []
+    while stack:
+        index = stack.pop()
+        if index not in wanted:
+            wanted.add(index)
+            stack.extend(nodes[index].inputs)
+    return sorted(wanted)
 
 
 def _verdict(
@@ -146,6 +165,8 @@ def _layer(
         measured_gradient=float(trace.log10_gradient[look, index]),
         measured_apart=apart,
         covered=told is not None and told.covered,
+        saturated=float(trace.saturated_share[look, index]),
+        dead=float(trace.dead_share[look, index]),
         chain=site.chain,
         has_weights=site.role in (Role.LINEAR, Role.RECURRENT, Role.ATTENTION, Role.EMBEDDING),
     )

@@ -12,7 +12,15 @@ import numpy as np
 from gradiometer.preflight.result import LayerForecast, StepSize
 from gradiometer.record.depth import ZERO_DECADES, end_width, fall_towards_input, fall_towards_output
 from gradiometer.record.ledger import FloatArray
-from gradiometer.rules import exploding_gradient, input_blindness, signal_collapse, signal_explosion, vanishing_gradient
+from gradiometer.rules import (
+    dead_units,
+    exploding_gradient,
+    input_blindness,
+    saturated_units,
+    signal_collapse,
+    signal_explosion,
+    vanishing_gradient,
+)
 from gradiometer.rules.judging import factor, size
 from gradiometer.types import Evidence, Finding, Severity
 
@@ -208,6 +216,41 @@ def _signal(profile: Profile) -> list[Finding]:
             severity = Severity.ERROR if amount >= SIGNAL_EXTREME else Severity.WARNING
             evidence = Evidence(f"decades by which the activations' size {verb} along depth", amount, SIGNAL, _SOURCE)
             found.append(_finding(rule, severity, sentence, [evidence], helps, names[0], [last]))
+    return found
+
+
+def judge_units(layers: Sequence[LayerForecast]) -> list[Finding]:
+    """Activations that let nothing through from the start: dead or saturated ones."""
+    found: list[Finding] = []
+    blocked = [layer for layer in layers if layer.dead >= dead_units.BLOCKED_SHARE]
+    if blocked:
+        worst = max(blocked, key=lambda layer: layer.dead)
+        sentence = f"`{worst.name}` is zero for every example of the first batch, so that it passes no gradient."
+        evidence = Evidence(
+            "share of the units that are zero on the whole batch",
+            worst.dead,
+            dead_units.BLOCKED_SHARE,
+            _SOURCE,
+            "one unit at work",
+        )
+        names = [layer.name for layer in blocked]
+        found.append(_finding("dead-units", Severity.ERROR, sentence, [evidence], dead_units.HELPS, names[0], names))
+    flat = [layer for layer in layers if layer.saturated >= saturated_units.WARN_SHARE]
+    if flat:
+        worst = max(flat, key=lambda layer: layer.saturated)
+        sentence = (
+            f"{100 * worst.saturated:.0f} % of `{worst.name}` is saturated at the first step: it passes hardly any gradient."
+        )
+        severity = Severity.ERROR if worst.saturated >= saturated_units.ERROR_SHARE else Severity.WARNING
+        evidence = Evidence(
+            "share of an activation's elements in its flat part",
+            worst.saturated,
+            saturated_units.ERROR_SHARE,
+            _SOURCE,
+            "inputs or weights of another scale",
+        )
+        names = [layer.name for layer in flat]
+        found.append(_finding("saturated-units", severity, sentence, [evidence], saturated_units.HELPS, names[0], names))
     return found
 
 

@@ -27,6 +27,8 @@ class LayerForecast:
         apart: log10 of 1 - c, c being the correlation of the outputs for two inputs.
         measured_signal, measured_gradient, measured_apart: the same, measured; NaN where they could not be.
         covered: whether theory covers the operation; else its gain is the measured one.
+        saturated, dead: share of an activation's elements in its flat part, and of its units that were zero on the whole
+            batch; NaN where it has no such part.
         chain: number of the connected network it belongs to.
         has_weights: whether it is a layer with weights.
     """
@@ -41,6 +43,8 @@ class LayerForecast:
     measured_gradient: float
     measured_apart: float
     covered: bool
+    saturated: float = math.nan
+    dead: float = math.nan
     chain: int = 0
     has_weights: bool = False
 

@@ -292,6 +292,8 @@ class Draft:
         return made
 
     def _add(self, node: Any, kind: str, feeds: list[Value]) -> Value:
+        if len(feeds) != 2:
+            return self._unknown(node, feeds)  # a number is added, and the graph does not say which
         shape = shape_of(node)
         signs = (1.0, float(getattr(node, "_saved_alpha", 1.0)) * (-1.0 if kind == "Sub" else 1.0))
         inputs: list[int] = []

@@ -139,7 +139,7 @@ class CurvatureFacts:
     Attributes:
         largest: of the Hessian itself; NaN if it was not found.
         preconditioned: of the Hessian in the coordinates of an Adam-like optimizer's first step; NaN for any other.
-        iterations: of the power method.
+        iterations: Hessian-vector products that were taken.
         change: relative change of the estimate in the last iteration.
         trouble: why it could not be had; empty otherwise.
     """

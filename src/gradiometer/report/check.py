@@ -23,6 +23,8 @@ from gradiometer.words import counted
 
 SCHEMA: Final = 1
 _WIDTH: Final = 24
+_NARROW: Final = 10
+_WIDE: Final = 100
 _DECADES_SHOWN: Final = 6.0
 
 
@@ -31,17 +33,25 @@ _DECADES_SHOWN: Final = 6.0
 
 def print_check(preflight: Preflight, console: Console, remarks: Sequence[str] = ()) -> None:
     """Print a check to a console; ``remarks`` are sentences about how it was made."""
-    show(console, renderable(preflight, remarks, blocks=draws_blocks(console)))
+    wide = console.width >= _WIDE
+    show(console, renderable(preflight, remarks, blocks=draws_blocks(console), bar=_WIDTH if wide else _NARROW))
 
 
-def renderable(preflight: Preflight, remarks: Sequence[str] = (), *, blocks: bool = True) -> RenderableType:
-    """The check as something rich can print; ``blocks`` draws bars with block characters instead of ``#``."""
+def renderable(preflight: Preflight, remarks: Sequence[str] = (), *, blocks: bool = True, bar: int = _WIDTH) -> RenderableType:
+    """The check as something rich can print.
+
+    Args:
+        preflight: what to say.
+        remarks: sentences about how it was made.
+        blocks: draw bars with block characters instead of ``#``.
+        bar: characters of the longest bar.
+    """
     style, word = STYLES[preflight.verdict]
     parts: list[RenderableType] = [
         Line("gradiometer check", style="dim"),
         Text.assemble((f" {word} ", style), " ", (plain(preflight.sentence), "bold")),
     ]
-    bars = _bars(preflight, blocks)
+    bars = _bars(preflight, "█" if blocks else "#", bar)
     if bars is not None:
         parts += [Text(), bars]
     for index, finding in enumerate(preflight.findings, 1):
@@ -52,7 +62,7 @@ def renderable(preflight: Preflight, remarks: Sequence[str] = (), *, blocks: boo
     return Group(*parts)
 
 
-def _bars(preflight: Preflight, blocks: bool) -> RenderableType | None:
+def _bars(preflight: Preflight, full: str, width: int) -> RenderableType | None:
     layers = [layer for layer in preflight.layers if layer.has_weights]
     layers = layers if len(layers) >= 2 else list(preflight.layers)
     known = [layer.measured_gradient for layer in layers if math.isfinite(layer.measured_gradient)]
@@ -63,21 +73,21 @@ def _bars(preflight: Preflight, blocks: bool) -> RenderableType | None:
     span = max(top - min(known), _DECADES_SHOWN)
     table = Table(box=None, padding=(0, 1), show_header=True, header_style="dim")
     table.add_column("layer", no_wrap=True, max_width=30)
-    table.add_column("gradient, log scale", no_wrap=True)
+    table.add_column("log scale", no_wrap=True)
     for heading in ("|gradient|", "expected", "signal", "differs"):
         table.add_column(heading, justify="right", no_wrap=True)
     for layer in reversed(chosen):
         value = layer.measured_gradient
-        bar = _bar(value, top, span, "█" if blocks else "#")
+        bar = _bar(value, top, span, full, width)
         table.add_row(Text(plain(layer.name)), bar, _power(value), _range(layer.gradient), *_both(layer))
     left_out = f"; {len(chosen)} of {len(layers)} layers shown" if len(chosen) < len(layers) else ""
     title = f"The first step, from output (top) to input (bottom); expected: 90 % interval of theory{left_out}"
     return Group(Text(title), table)
 
 
-def _bar(value: float, top: float, span: float, full: str) -> Text:
+def _bar(value: float, top: float, span: float, full: str, width: int) -> Text:
     if math.isfinite(value):
-        return Text(full * (1 + round((_WIDTH - 1) * (1.0 - (top - value) / span))))
+        return Text(full * (1 + round((width - 1) * (1.0 - (top - value) / span))))
     return Text("exactly zero" if value == -math.inf else "not measured", style="dim")
 
 

@@ -34,6 +34,8 @@ FLOOR: Final = 0.02
 """Decades of standard deviation that are always there: inputs are not Gaussian, and a batch is finite."""
 MOST_CHANCE: Final = 0.5
 """Variance of the logarithm of how much of a gradient lies along the signal, at most: a batch has several examples."""
+LEAST_SLOPE: Final = 1e-90
+"""Square of the slope that a layer of dead or fully saturated units is given, so that it is told from zero weights."""
 TINY: Final = 1e-250
 HUGE: Final = 1e250
 LN10: Final = math.log(10.0)
@@ -404,7 +406,8 @@ class _Run:
         pattern = known.slope_square_likeness(anywhere)
         pattern = pattern + (known.slope_kurtosis - pattern) / node.count
         variance = (pattern - 1.0) * (1.0 + 2.0 * back.overlap) / node.units
-        gain = np.log(known.slope_square * self._noise(variance))
+        # a layer of dead units has no slope at all; only weights that are zero by design make an exact zero
+        gain = np.log(np.maximum(known.slope_square, LEAST_SLOPE) * self._noise(variance))
         gain = np.where(np.isnan(state.square), np.nan, gain)
         rest = 1.0 / node.count
         return gain, back.shared * kept, rest + np.maximum(back.overlap - rest, 0.0) * kept**2

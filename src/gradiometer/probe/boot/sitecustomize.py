@@ -17,6 +17,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  pathl
 EVENTS_ROOM = 1 << 16
 """Bytes of the event log that may be used from here: a training may start thousands of data workers."""
 
+_journal: "Any" = None
+"""Keeps the command's files; only in a check (`gradiometer check`), where it never takes a step."""
+
 
 def _quote(text: str) -> str:
     """A JSON string (json would be an import)."""
@@ -43,6 +46,8 @@ def _event(event: str, **facts: str) -> None:
 def _warn(error: BaseException) -> None:
     """One line on standard error: the probe could not attach."""
     _event("probe-failed", error=type(error).__name__ + ": " + str(error))
+    if _journal is not None:
+        _journal.refuse("Gradiometer could not attach (" + str(error) + ").")
     try:
         sys.stderr.write("gradiometer: could not attach (" + str(error) + "); your training goes on\n")
     except Exception:  # noqa: BLE001  standard error is closed: nobody is there to be told
@@ -56,10 +61,11 @@ def _hide_frame(error: BaseException) -> None:
 
 
 class _Loader:
-    """Torch's own loader, and what comes after it."""
+    """A module's own loader, and what comes after it."""
 
-    def __init__(self, loader: "Any") -> None:
+    def __init__(self, loader: "Any", is_here: "Any") -> None:
         self._loader = loader
+        self._is_here = is_here
 
     def __getattr__(self, name: str) -> "Any":
         return getattr(self._loader, name)
@@ -68,36 +74,40 @@ class _Loader:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: "Any") -> None:
-        # from here on torch's spec is what it would be without us
+        # from here on the module's spec is what it would be without us
         module.__spec__.loader = module.__loader__ = self._loader
         try:
             self._loader.exec_module(module)
         except BaseException as error:
-            _event("torch-failed", error=type(error).__name__ + ": " + str(error))
+            if module.__name__ == "torch":
+                _event("torch-failed", error=type(error).__name__ + ": " + str(error))
             _hide_frame(error)
             raise
-        _torch_is_here(module)
+        self._is_here(module)
 
 
 class _Finder:
     """Finds nothing itself; when torch is imported, looks it up as the others would and wraps its loader.
 
+    In a check other modules are waited for too: those that write files without Python.
+
     It stays on ``sys.meta_path``: taking it off while another thread walks the list would make that thread skip a finder.
     """
 
     def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
-        if name != "torch" or path is not None:
+        if name not in _AWAITED or path is not None:
             return None
         try:
             for finder in list(sys.meta_path):
                 spec = finder.find_spec(name, path, target) if finder is not self else None
                 if spec is not None:
                     if spec.loader is not None:
-                        spec.loader = _Loader(spec.loader)
+                        spec.loader = _Loader(spec.loader, _AWAITED[name])
                     return spec
         except Exception:  # noqa: BLE001  the import system will ask that finder again, and the user will see its exception
             return None
-        _event("no-torch", executable=sys.executable)
+        if name == "torch":
+            _event("no-torch", executable=sys.executable)
         return None
 
 
@@ -107,13 +117,29 @@ def _torch_is_here(torch: "Any") -> None:
         version = str(torch.__version__)
         _event("torch", version=version)
         if sys.version_info < (3, 11) or _numbers(version) < [2, 6]:
+            if _journal is not None:
+                what = "torch " + version if sys.version_info >= (3, 11) else "Python %d.%d" % sys.version_info[:2]  # noqa: UP031
+                _journal.refuse("The command uses " + what + "; Gradiometer needs Python 3.11 and torch 2.6, or newer.")
             return  # the launcher says why nothing was measured
+        if _journal is not None:
+            _journal.torch_is_here(torch)
         _import_gradiometer()
         from gradiometer.probe.attach import attach_from_environment
 
         attach_from_environment()
     except Exception as error:  # noqa: BLE001  our failure never becomes the user's
         _warn(error)
+
+
+def _writer_is_here(module: "Any") -> None:
+    """A module that writes files without Python has just been imported (in a check)."""
+    try:
+        getattr(_journal, module.__name__ + "_is_here")(module)
+    except Exception:  # noqa: BLE001  another version of it than we know
+        return
+
+
+_AWAITED: "dict[str, Any]" = {"torch": _torch_is_here}
 
 
 def _numbers(version: str) -> "list[int]":
@@ -149,6 +175,11 @@ def _import_gradiometer() -> None:
 
 
 try:
+    if os.environ.get("GRADIOMETER_RUN") and os.environ.get("GRADIOMETER_CHECK"):
+        import gradiometer_journal  # lies next to this file
+
+        _journal = gradiometer_journal.start(os.environ["GRADIOMETER_RUN"])
+        _AWAITED.update(dict.fromkeys(("safetensors", "h5py"), _writer_is_here))
     # PYTHONPATH stays as it is for the processes that this one starts
     sys.path[:] = [entry for entry in sys.path if entry != HERE]
     sys.path_importer_cache.pop(HERE, None)
