@@ -1,6 +1,6 @@
 """How good is the forecast? Random networks: what theory says at step 0, what one pass measures, what training then does.
 
-    python benchmarks/forecast.py                          # every network: forecast, check, stored label (two minutes)
+    python benchmarks/forecast.py                          # every network: forecast, check, stored label (4 minutes)
     python benchmarks/forecast.py --half building --save   # one half, and write it into benchmarks/results/forecast.json
     python benchmarks/forecast.py --train                  # train every network that has no label yet (an hour of one core)
 
@@ -266,7 +266,7 @@ class Row:
     layers_inside: int
     errors: tuple[str, ...]
     errors_told: tuple[str, ...]
-    decades: tuple[float, float]
+    decades: tuple[float | None, ...]
     plain_seconds: float
     check_seconds: float
     read_seconds: float
@@ -316,7 +316,7 @@ def observe(seed: int, label: dict[str, float]) -> Row:
         layers_inside=sum(band.holds(value) for band, value in pairs),
         errors=tuple(f.rule for f in found.findings if f.severity is Severity.ERROR),
         errors_told=told(found),
-        decades=tuple(round(d, 2) for d in judge.decades(judge.measured(found.layers))),  # type: ignore[arg-type]
+        decades=tuple(_known(d) for d in judge.decades(judge.measured(found.layers))),
         plain_seconds=round(statistics.median(plain), 6),
         check_seconds=round(statistics.median(seconds), 6),
         read_seconds=round(reading, 6),
@@ -357,12 +357,13 @@ def _log(square: float) -> float:
     return 0.5 * math.log10(square) if square > 0.0 else (-math.inf if square == 0.0 else math.nan)
 
 
-def _told(measured: float, band: Band) -> Told:
-    def known(value: float) -> float | None:
-        return round(value, 4) if math.isfinite(value) else None
+def _known(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None
 
+
+def _told(measured: float, band: Band) -> Told:
     inside = band.holds(measured) or (measured == -math.inf and band.low < UNDERFLOW)
-    return Told(known(measured), known(band.middle), known(band.low), known(band.high), inside)
+    return Told(_known(measured), _known(band.middle), _known(band.low), _known(band.high), inside)
 
 
 def told(found: preflight.Preflight) -> tuple[str, ...]:
@@ -394,15 +395,18 @@ def _slimness(share: float) -> str:
 
 
 def calibration(rows: Sequence[Row], which: str) -> dict[str, float | int | None]:
-    """How far a forecast quantity lies from the measured one, and how often inside the interval."""
-    pairs = [getattr(row, which) for row in rows]
+    """How far a forecast quantity lies from the measured one, and how often inside the interval.
+
+    A network whose first loss is no number has no gradient to forecast and is left out.
+    """
+    pairs = [t for t in (getattr(row, which) for row in rows) if t.predicted is not None]
     errors = sorted(t.error for t in pairs if math.isfinite(t.error))
     widths = [t.high - t.low for t in pairs if t.high is not None and t.low is not None]
     return {
         "known": len(errors),
         "median error": round(statistics.median(errors), 3) if errors else None,
         "90th percentile": round(float(np.quantile(errors, 0.9)), 3) if errors else None,
-        "inside": round(sum(t.inside for t in pairs) / len(pairs), 3),
+        "inside": round(sum(t.inside for t in pairs) / max(len(pairs), 1), 3),
         "median half interval": round(statistics.median(widths) / 2, 3) if widths else None,
     }
 
@@ -504,7 +508,7 @@ def report(rows: Sequence[Row]) -> dict[str, Any]:
             for row in (row for row in rows if row.config["seed"] in seeds):
                 rules = ", ".join(row.errors if which == "check" else row.errors_told)
                 fall, rise = row.decades
-                end = f"loss {row.loss:.2f}, gradient falls {fall:.1f} and rises {rise:.1f} decades"
+                end = f"loss {row.loss:.2f}, gradient falls {fall} and rises {rise} decades"
                 print(f"    {row.config['seed']:3} {described(row.config)}: {end}{'; ' if rules else ''}{rules}")
     far = sorted((row for row in rows if not row.gain.inside), key=lambda row: -row.gain.error)
     print(f"  gain outside its interval: {len(far)}")
@@ -531,7 +535,9 @@ def save(halves: dict[str, dict[str, Any]], rows: Sequence[Row], seconds: float)
     }
     merged = {**before.get("halves", {}), **{name: {**facts, **half} for name, half in halves.items()}}
     kept = [row for row in before.get("rows", []) if row["half"] not in halves]
-    everything = sorted([*kept, *(asdict(row) for row in rows)], key=lambda row: row["config"]["seed"])
+    everything = sorted(
+        [*kept, *({"network": described(row.config), **asdict(row)} for row in rows)], key=lambda row: row["config"]["seed"]
+    )
     document = {"networks": NETWORKS, "batch": BATCH, "steps": STEPS, "rates": RATES, "halves": merged}
     head = json.dumps(document, indent=1, allow_nan=False)
     lines = ",\n".join("  " + json.dumps(row, allow_nan=False) for row in everything)  # a network a line
@@ -550,19 +556,26 @@ def main() -> None:
     if arguments.train:
         train_all()
         return
+    from threadpoolctl import threadpool_limits  # scikit-learn's, as the digits are
+
+    with threadpool_limits(1):
+        _evaluate(arguments.half, saves=arguments.save)
+
+
+def _evaluate(wanted: str, *, saves: bool) -> None:
     began = time.perf_counter()
     labels: dict[str, dict[str, float]] = json.loads(LABELS.read_text(encoding="utf-8"))
     observe(0, labels["0"])  # what is loaded and compiled once is no cost of a network
     rows: list[Row] = []
     halves: dict[str, dict[str, Any]] = {}
     for start, half in enumerate(("building", "blind")):
-        if arguments.half in (half, "both"):
+        if wanted in (half, "both"):
             mine = [observe(seed, labels[str(seed)]) for seed in range(start, NETWORKS, 2)]
             halves[half] = report(mine)
             rows += mine
     seconds = time.perf_counter() - began
     print(f"\n{len(rows)} networks in {seconds:.0f} s")
-    if arguments.save:
+    if saves:
         save(halves, rows, seconds)
 
 

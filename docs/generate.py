@@ -13,6 +13,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from gradiometer.preflight import PAGES
 from gradiometer.rules import RULES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,10 +25,11 @@ def rules_page() -> str:
     parts = [
         "# Rules\n\nWritten from the rules' own texts by `python docs/generate.py`; `gradiometer explain RULE` prints them.\n"
     ]
-    for rule in RULES:
-        title, _, body = rule.doc.strip().partition("\n")
+    texts = {rule.name: rule.doc for rule in RULES} | PAGES
+    for name, text in texts.items():
+        title, _, body = text.strip().partition("\n")
         said = title.split(": ", 1)[-1]
-        parts.append(f"## {rule.name}\n\n{said[0].upper()}{said[1:]}\n\n{_markdown(body)}\n")
+        parts.append(f"## {name}\n\n{said[0].upper()}{said[1:]}\n\n{_markdown(body)}\n")
     return "\n".join(parts)
 
 
@@ -40,7 +42,10 @@ def _markdown(body: str) -> str:
 
 def rules_table() -> str:
     """One line a rule."""
-    rows = [f"| [`{r.name}`](docs/rules.md#{r.name}) | {r.doc.strip().splitlines()[0].split(': ', 1)[-1]} |" for r in RULES]
+    texts = {rule.name: rule.doc for rule in RULES} | PAGES
+    rows = [
+        f"| [`{name}`](docs/rules.md#{name}) | {t.strip().splitlines()[0].split(': ', 1)[-1]} |" for name, t in texts.items()
+    ]
     return "\n".join(["| rule | what it finds |", "|---|---|", *rows])
 
 
@@ -112,6 +117,97 @@ def trainable_depth_reading(data: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+HALVES = ("building", "blind")
+"""Of benchmarks/forecast.py: the one that was looked at, and the other."""
+
+
+def forecast_calibration_table(data: dict[str, Any]) -> str:
+    """Benchmark results of benchmarks/forecast.py: how far off, and how often inside the interval."""
+    rows = [
+        "| half | networks | forecast of | error, median | 90 % below | inside the interval | half of it |",
+        f"|{'---|' * 7}",
+    ]
+    for half, found in _forecast_halves(data):
+        group = found["groups"]["all"]
+        for which, name in (("gain", "gradient gain, head to first layer"), ("signal", "signal that the head takes in")):
+            c = group[which]
+            numbers = f"{c['median error']:.3f} | {c['90th percentile']:.3f} | {100 * c['inside']:.0f} %"
+            rows.append(f"| {half} | {group['n']} | {name} | {numbers} | ± {c['median half interval']:.3f} |")
+        inside = f"{100 * group['layers inside']:.0f} %"
+        rows.append(f"| {half} | {group['n']} | gradient of each layer ({group['layers']} layers) | | | {inside} | |")
+    return "\n".join(rows)
+
+
+def forecast_groups_table(data: dict[str, Any]) -> str:
+    """The same by kind of network."""
+    halves = _forecast_halves(data)
+    titles = " | ".join(f"{half}: networks | gain, median | 90 % below | inside | signal inside" for half, _ in halves)
+    rows = [f"| group | {titles} |", f"|{'---|' * (1 + 5 * len(halves))}"]
+    for name in dict.fromkeys(name for _, found in halves for name in found["groups"]):
+        cells: list[str] = []
+        for _, found in halves:
+            group = found["groups"].get(name)
+            if group is None:
+                cells += [""] * 5
+                continue
+            gain = group["gain"]
+            errors = ["–" if gain[key] is None else f"{gain[key]:.2f}" for key in ("median error", "90th percentile")]
+            shares = [f"{100 * group[which]['inside']:.0f} %" for which in ("gain", "signal")]
+            cells += [str(group["n"]), *errors, *shares]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def forecast_verdicts_table(data: dict[str, Any]) -> str:
+    """Verdicts at step 0 against what training then did."""
+    counts = ("sick and called sick", "sick and called well", "well and called sick", "well and called well")
+    rows = [f"| half | verdict of | {' | '.join(counts)} | precision | recall |", f"|{'---|' * 8}"]
+    for half, found in _forecast_halves(data):
+        for which, name in (("check", "the check"), ("told", "the forecast alone")):
+            v = found["groups"]["all"][which]
+            shares = " | ".join("–" if v[key] is None else f"{v[key]:.2f}" for key in ("precision", "recall"))
+            rows.append(f"| {half} | {name} | {' | '.join(str(v[key]) for key in counts)} | {shares} |")
+    return "\n".join(rows)
+
+
+def forecast_errors_list(data: dict[str, Any]) -> str:
+    """Every network whose verdict was wrong, and how much of it dropout explains."""
+    known = {row["config"]["seed"]: row for row in data["rows"]}
+    parts: list[str] = []
+    for half, found in _forecast_halves(data):
+        check = found["groups"]["all"]["check"]
+        for kind in ("missed", "false alarms"):
+            rows = [known[seed] for seed in check[kind]]
+            dropout = sum(row["config"]["dropout"] > 0 for row in rows)
+            parts.append(f"{half.capitalize()} half, {kind}: {len(rows)}{f', {dropout} with dropout' if dropout else ''}.\n")
+            for row in rows:
+                loss = "diverged" if row["loss"] < 0 else f"loss {row['loss']:.2f}"
+                fall, rise = ("–" if d is None else f"{d:.1f}" for d in row["decades"])
+                said = f"; {', '.join(row['errors'])}" if row["errors"] else ""
+                parts.append(f"- {row['network']}: {loss}; the gradient falls by {fall} and rises by {rise}{said}")
+            parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+def forecast_cost_table(data: dict[str, Any]) -> str:
+    """What a check without curvature takes, against plain passes of the same model and batch."""
+    rows = [
+        "| half | networks | plain pass | measuring | in passes: median | largest | more than 3 | reading: median | largest |",
+        f"|{'---|' * 9}",
+    ]
+    for half, found in _forecast_halves(data):
+        for name, c in found["cost"].items():
+            times = f"{1000 * c['pass seconds']:.0f} ms | {1000 * c['measuring seconds']:.0f} ms"
+            ratios = f"{c['median']:.1f} | {c['largest']:.1f} | {c['beyond 3']} of {c['n']}"
+            reading = f"{1000 * c['reading seconds']:.0f} ms | {1000 * c['reading seconds, largest']:.0f} ms"
+            rows.append(f"| {half} | {name} | {times} | {ratios} | {reading} |")
+    return "\n".join(rows)
+
+
+def _forecast_halves(data: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(half, data["halves"][half]) for half in HALVES if half in data["halves"]]
+
+
 def filled(text: str) -> str:
     """A page with its tables filled in."""
     tables = {"rules": rules_table()}
@@ -120,6 +216,11 @@ def filled(text: str) -> str:
         ("detection", detection_table, "detection"),
         ("trainable_depth", trainable_depth_table, "trainable_depth"),
         ("trainable_depth reading", trainable_depth_reading, "trainable_depth"),
+        ("forecast calibration", forecast_calibration_table, "forecast"),
+        ("forecast groups", forecast_groups_table, "forecast"),
+        ("forecast verdicts", forecast_verdicts_table, "forecast"),
+        ("forecast errors", forecast_errors_list, "forecast"),
+        ("forecast cost", forecast_cost_table, "forecast"),
     )
     for name, make, file in makers:
         path = RESULTS / f"{file}.json"
@@ -132,7 +233,7 @@ def filled(text: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Every generated page with its text."""
-    with_tables = (ROOT / "README.md", ROOT / "docs" / "trainable-depth.md")
+    with_tables = (ROOT / "README.md", ROOT / "docs" / "trainable-depth.md", ROOT / "docs" / "forecast.md")
     return {ROOT / "docs" / "rules.md": rules_page(), **{p: filled(p.read_text(encoding="utf-8")) for p in with_tables}}
 
 

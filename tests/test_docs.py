@@ -43,6 +43,17 @@ def test_picture_of_trainable_depth_shows_the_results() -> None:
     assert figure.layout.title.text.split("<", 1)[0] in drawn
 
 
+def test_picture_of_the_forecast_shows_the_results() -> None:
+    drawing = script("forecast_study")
+    figure = drawing.figure(json.loads(drawing.RESULTS.read_text(encoding="utf-8")))
+    drawn = (ROOT / "docs" / "images" / "forecast.svg").read_text(encoding="utf-8")
+    points = sum(len(trace.x) for trace in figure.data if trace.mode == "markers")
+    assert figure.layout.title.text in drawn, "run python docs/forecast_study.py"
+    assert len(re.findall(r'<path class="point"', drawn)) == points
+    for panel in figure.layout.annotations:
+        assert panel.text in drawn
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda r: r.name)
 def test_every_rule_explains_itself_under_the_same_headings(rule: object) -> None:
     found = re.findall(r"^(\w[\w ]*):$", rule.doc, flags=re.M)  # type: ignore[attr-defined]

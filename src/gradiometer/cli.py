@@ -268,14 +268,16 @@ def explain(
     rule: Annotated[str | None, typer.Argument(help="Name of a rule; without one the rules are listed.")] = None,
 ) -> None:
     """Explain a rule: what it finds, why it hurts, how we tell, when it is wrong, what helps."""
+    from gradiometer.preflight import PAGES
     from gradiometer.rules import RULES, rule_named
 
+    pages = {known.name: known.doc for known in RULES} | PAGES
     if rule is not None:
-        typer.echo(rule_named(rule).doc.strip())
+        typer.echo((pages.get(rule) or rule_named(rule).doc).strip())
         return
-    width = max(len(r.name) for r in RULES)
-    for known in RULES:
-        typer.echo(f"{known.name:{width}}  {known.doc.strip().splitlines()[0].split(': ', 1)[-1]}")
+    width = max(map(len, pages))
+    for name, text in pages.items():
+        typer.echo(f"{name:{width}}  {text.strip().splitlines()[0].split(': ', 1)[-1]}")
 
 
 @app.command()

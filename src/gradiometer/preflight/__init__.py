@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from gradiometer.errors import GradiometerError
-from gradiometer.preflight import explain, judge
+from gradiometer.preflight import explain, judge, learning_rate_ceiling
 from gradiometer.preflight.result import LayerForecast as LayerForecast
 from gradiometer.preflight.result import Preflight as Preflight
 from gradiometer.preflight.result import StepSize
@@ -25,6 +25,8 @@ from gradiometer.types import Finding, Role, Severity, Site, VerdictWord
 FEW: Final = 0.5
 """A network of which theory covers less than this share, and of which no gradient was measured, cannot be judged."""
 MAX_OPENED: Final = 4
+PAGES: Final = {learning_rate_ceiling.NAME: learning_rate_ceiling.__doc__ or ""}
+"""What only a check can find: name to text, beside the rules that read a training."""
 
 
 def read(folder: Path) -> Preflight:
@@ -72,7 +74,7 @@ def assess(blueprint: Blueprint, trace: Trace) -> Preflight:
         findings += judge.judge_units(shown)
     step_size = _step_size(blueprint.optimizer, blueprint.curvature)
     if step_size is not None:
-        findings += judge.judge_step_size(step_size)
+        findings += learning_rate_ceiling.find(step_size)
     findings.sort(key=lambda f: f.severity.rank)
     covered = float(np.mean([k.covered for k in told])) if told else math.nan
     notes = [*trace.notes, *blueprint.notes]

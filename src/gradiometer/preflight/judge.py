@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from gradiometer.preflight.result import LayerForecast, StepSize
+from gradiometer.preflight.result import LayerForecast
 from gradiometer.record.depth import ZERO_DECADES, end_width, fall_towards_input, fall_towards_output
 from gradiometer.record.ledger import FloatArray
 from gradiometer.rules import (
@@ -34,8 +34,6 @@ SIGHTED: Final = math.log10(input_blindness.SIGHTED_SHARE)
 SIGNAL: Final = signal_collapse.WARN_DECADES
 SIGNAL_EXTREME: Final = signal_collapse.EXTREME_DECADES
 MIN_LAYERS: Final = 3
-RATE_ERROR: Final = 2.0
-"""Learning rate over the largest stable one: a catapult (Lewkowycz et al. 2020) still lands below twice 2 / lambda."""
 
 _SOURCE: Final = "our level, the rule's; see docs/forecast.md for what trainings beyond it did"
 
@@ -112,7 +110,7 @@ def _broken(profile: Profile) -> list[Finding]:
                 "look at what this layer computes from its input: a logarithm, a root or a division by zero",
                 "check the weights and the data for NaN",
             )
-            return [_finding("nonfinite", Severity.ERROR, sentence, [evidence], helps, layer.name, [layer.name])]
+            return [finding("nonfinite", Severity.ERROR, sentence, [evidence], helps, layer.name, [layer.name])]
     return []
 
 
@@ -142,9 +140,7 @@ def _vanishing(profile: Profile, why: str) -> list[Finding]:
     )
     sentence = f"{how} {why}".strip()
     shows = [names[i] for i in starved]
-    return [
-        _finding("vanishing-gradient", Severity.ERROR, sentence, [evidence], vanishing_gradient.HELPS, names[source], shows)
-    ]
+    return [finding("vanishing-gradient", Severity.ERROR, sentence, [evidence], vanishing_gradient.HELPS, names[source], shows)]
 
 
 def _exploding(profile: Profile, why: str) -> list[Finding]:
@@ -168,7 +164,7 @@ def _exploding(profile: Profile, why: str) -> list[Finding]:
     severity = Severity.ERROR if rise >= EXPLODED else Severity.WARNING
     shows = [names[i] for i in loud]
     return [
-        _finding(
+        finding(
             "exploding-gradient", severity, f"{how} {why}".strip(), [evidence], exploding_gradient.HELPS, names[last], shows
         )
     ]
@@ -193,7 +189,7 @@ def _blind(profile: Profile) -> list[Finding]:
         "share 1 - c of the output that differs between two inputs, at the output end", 10.0**far, 10.0**BLIND, _SOURCE
     )
     return [
-        _finding("input-blindness", Severity.ERROR, sentence, [evidence], input_blindness.HELPS, names[start], names[start:])
+        finding("input-blindness", Severity.ERROR, sentence, [evidence], input_blindness.HELPS, names[start], names[start:])
     ]
 
 
@@ -215,7 +211,7 @@ def _signal(profile: Profile) -> list[Finding]:
             sentence = f"The signal {verb} by a factor of {factor(amount)} from `{names[0]}` to `{last}`."
             severity = Severity.ERROR if amount >= SIGNAL_EXTREME else Severity.WARNING
             evidence = Evidence(f"decades by which the activations' size {verb} along depth", amount, SIGNAL, _SOURCE)
-            found.append(_finding(rule, severity, sentence, [evidence], helps, names[0], [last]))
+            found.append(finding(rule, severity, sentence, [evidence], helps, names[0], [last]))
     return found
 
 
@@ -234,7 +230,7 @@ def judge_units(layers: Sequence[LayerForecast]) -> list[Finding]:
             "one unit at work",
         )
         names = [layer.name for layer in blocked]
-        found.append(_finding("dead-units", Severity.ERROR, sentence, [evidence], dead_units.HELPS, names[0], names))
+        found.append(finding("dead-units", Severity.ERROR, sentence, [evidence], dead_units.HELPS, names[0], names))
     flat = [layer for layer in layers if layer.saturated >= saturated_units.WARN_SHARE]
     if flat:
         worst = max(flat, key=lambda layer: layer.saturated)
@@ -250,35 +246,11 @@ def judge_units(layers: Sequence[LayerForecast]) -> list[Finding]:
             "inputs or weights of another scale",
         )
         names = [layer.name for layer in flat]
-        found.append(_finding("saturated-units", severity, sentence, [evidence], saturated_units.HELPS, names[0], names))
+        found.append(finding("saturated-units", severity, sentence, [evidence], saturated_units.HELPS, names[0], names))
     return found
 
 
-def judge_step_size(step: StepSize) -> list[Finding]:
-    """Whether the learning rate is beyond what the curvature of the first batch allows."""
-    optimizer, ratio = step.optimizer, step.ratio
-    if optimizer is None or math.isnan(ratio) or ratio <= 1.0:
-        return []
-    adam = not math.isnan(optimizer.beta1)
-    sentence = (
-        f"The learning rate {optimizer.learning_rate:g} is {ratio:.2g} times the largest that is stable on the first batch, "
-        f"{step.ceiling:.2g}."
-    )
-    if adam:
-        sentence += " For Adam this is a rough guide: its metric is that of one batch, and warming up is the usual answer."
-    evidence = Evidence(
-        "learning rate over the largest stable one",
-        ratio,
-        1.0 if adam else RATE_ERROR,
-        "Cohen et al. 2021 (2 / lambda); Lewkowycz et al. 2020 (up to twice that still lands)",
-        "the curvature of other batches, or a schedule that warms up",
-    )
-    severity = Severity.ERROR if ratio > RATE_ERROR and not adam else Severity.WARNING
-    helps = (f"lower the learning rate below {step.ceiling:.2g}", "warm the learning rate up over the first few hundred steps")
-    return [_finding("learning-rate-ceiling", severity, sentence, [evidence], helps, "", [])]
-
-
-def _finding(
+def finding(
     rule: str,
     severity: Severity,
     sentence: str,
@@ -287,6 +259,7 @@ def _finding(
     starts: str,
     shows: Sequence[str],
 ) -> Finding:
+    """A finding of the first step."""
     return Finding(
         rule=rule,
         severity=severity,
