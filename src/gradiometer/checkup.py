@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +13,22 @@ from gradiometer import __version__, launch
 from gradiometer.errors import GradiometerError
 from gradiometer.halting import Halted, halt_at_first_step
 from gradiometer.preflight import Preflight, read
-from gradiometer.record.folder import create_folder
+from gradiometer.record.folder import RUNS_FOLDER, create_folder
 from gradiometer.record.run import load
 
 STDERR = 2
+
+
+class InterruptedCheck(Exception):  # noqa: N818  not an error: somebody wanted it
+    """Somebody ended the check.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +60,14 @@ def check_up(words: Sequence[str], *, curvature: bool = False, seconds: float | 
 
     Raises:
         GradiometerError: the command cannot be started.
-        KeyboardInterrupt: somebody interrupted it; the command is stopped and its files are put back.
+        InterruptedCheck: somebody interrupted it; the command is stopped and its files are put back.
     """
     command = tuple(launch.resolve(words))
-    with tempfile.TemporaryDirectory(prefix="gradiometer-") as base:
-        folder = create_folder(Path(base) / "check", command, __version__)
+    with _folder() as base:
+        folder = create_folder(base / "check", command, __version__)
         halted = halt_at_first_step(command, folder, curvature=curvature, seconds=seconds, stdout=STDERR)
         if halted.interrupted:
-            raise KeyboardInterrupt
+            raise InterruptedCheck(halted.signal or 2)
         remarks = _remarks(halted)
         if halted.refused:
             return Checkup(command, None, halted.refused, "", remarks)
@@ -64,6 +78,29 @@ def check_up(words: Sequence[str], *, curvature: bool = False, seconds: float | 
             return Checkup(command, read(folder), remarks=remarks)
         except GradiometerError:
             return Checkup(command, None, launch.explain_silence(load(folder)), "", remarks)
+
+
+@contextlib.contextmanager
+def _folder() -> Generator[Path]:
+    """A folder on the file system of the command's files, so that they can be kept by a link; gone afterwards.
+
+    What could not be put back stays in it.
+    """
+    parent = RUNS_FOLDER.parent
+    made = [path for path in (parent, *parent.parents) if not path.exists()]
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        base = Path(tempfile.mkdtemp(prefix="check-", dir=parent))
+    except OSError:  # the folder may not be written: a copy elsewhere does it too
+        base = Path(tempfile.mkdtemp(prefix="gradiometer-check-"))
+    try:
+        yield base
+    finally:
+        if not any((base / "check" / kept).is_dir() for kept in ("journal", "set-aside")):
+            shutil.rmtree(base, ignore_errors=True)
+            for path in made:
+                with contextlib.suppress(OSError):
+                    path.rmdir()  # only if it is empty
 
 
 def _remarks(halted: Halted) -> tuple[str, ...]:

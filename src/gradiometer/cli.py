@@ -177,9 +177,12 @@ def check(
     Your command runs until its first optimizer step would happen and is stopped there. What it changed of your files
     until then is put back. Exit status: 0 well, 1 sick, 2 could not be checked. The command's output goes to standard error.
     """
-    from gradiometer.checkup import check_up
+    from gradiometer.checkup import InterruptedCheck, check_up
 
-    outcome = check_up(command, curvature=curvature, seconds=timeout)
+    try:
+        outcome = check_up(command, curvature=curvature, seconds=timeout)
+    except InterruptedCheck as interrupted:
+        raise typer.Exit(128 + interrupted.number) from None
     if outcome.preflight is None:
         raise GradiometerError(f"Could not be checked: {outcome.reason}", outcome.hint)
     from gradiometer.report import check as formats

@@ -99,6 +99,7 @@ def halt_at_first_step(
         return Halted((), 0, refused, None, None, 0.0, timed_out=False, interrupted=False)
     environment = probe_environment(folder, 1.0, 1)
     environment["GRADIOMETER_CHECK"] = "curvature" if curvature else "1"
+    environment["GRADIOMETER_CHECK_BY"] = str(os.getpid())
     environment["TORCHDYNAMO_DISABLE"] = "1"
     environment.pop("GRADIOMETER_CHECK_LARGEST", None)
     if largest is not None:

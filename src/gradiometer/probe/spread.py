@@ -10,7 +10,7 @@ from torch import Tensor
 from gradiometer.probe import signals
 from gradiometer.record.blueprint import NAN, Spread
 
-ROWS: Final = 256
+ROWS: Final = 96
 """(Example, position) pairs that are compared with one another."""
 
 
@@ -48,8 +48,9 @@ def _pairs(table: Tensor) -> float:
     rows = table.shape[0]
     if rows < 3:
         return 0.0
-    centred = (table - table.mean(0, keepdim=True)).double()
-    gram = centred @ centred.T
+    centred = table - table.mean(0, keepdim=True)
+    centred = centred / centred.abs().max().clamp_min(1e-30)
+    gram = (centred @ centred.T).double()
     whole = float(gram.trace())
     if not 0.0 < whole < float("inf"):
         return 0.0
@@ -75,9 +76,7 @@ def likeness(gradient: Tensor, unit: int) -> tuple[float, float]:
     scale = float(table.abs().max())
     if not 0.0 < scale < float("inf"):
         return NAN, NAN
-    table = table.double() / scale
-    whole = float(table.square().sum())
-    shared = float(table.mean(0).square().sum()) * table.shape[0] / whole
-    gram = table @ table.T
+    gram = ((table / scale) @ (table / scale).T).double()
+    whole = float(gram.trace())
     # weighted by the size of the gradients: what counts is what the sum of squares is made of
-    return shared, float(gram.square().sum()) / whole**2
+    return float(gram.sum()) / table.shape[0] / whole, float(gram.square().sum()) / whole**2

@@ -10,7 +10,7 @@ from torch import Tensor
 from gradiometer.probe import signals
 from gradiometer.probe.spread import mean_square
 
-GRAM_LIMIT: Final = 1024
+GRAM_LIMIT: Final = 128
 """Units up to which the spectrum of a weight is taken exactly; above it from `PROBES` random vectors."""
 PROBES: Final = 32
 
@@ -56,6 +56,9 @@ def scaling(square: float, cross: float, mean: float) -> dict[str, float]:
 
 def scaling_by(factor: Tensor, shape: tuple[int, ...] | None) -> dict[str, float]:
     """What a factor (a number, a parameter, a mask) does to squares, to products of two examples and to means."""
+    if factor.ndim == 0:  # a number; torch may have wrapped it, and reductions of such a tensor are not to be trusted
+        value = float(factor)
+        return scaling(value**2, value**2, value)
     square, mean = mean_square(factor), float(factor.double().mean())
     cross = square
     full = shape is not None and factor.ndim == len(shape) and factor.ndim > 1 and factor.shape[0] == shape[0] and shape[0] > 1

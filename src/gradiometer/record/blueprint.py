@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -174,7 +174,9 @@ class Blueprint:
     def write(self, path: Path) -> None:
         """Write it as JSON, whole or not at all."""
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        # not asdict: it copies every sample of every activation
+        text = json.dumps(self, default=lambda value: {f.name: getattr(value, f.name) for f in fields(value)})
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
 
     @classmethod
