@@ -31,12 +31,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import brentq
 from torch import Tensor, nn
 
 import gradiometer
-from gradiometer.theory.activations import activation
-from gradiometer.theory.quadrature import expectation, pair_expectation
+from gradiometer.theory import MeanField
 
 RESULTS = Path(__file__).resolve().parent / "results" / "trainable_depth.json"
 DIGITS = Path(gradiometer.__file__).parent / "data" / "digits.npz"
@@ -152,13 +150,7 @@ def measure(sigma_w2: float, depth: int, seeds: int, x: Tensor, y: Tensor) -> Ce
 
 def correlation_length(sigma_w2: float) -> float:
     """ξ_c of a wide tanh network, in layers; infinite at the edge of chaos."""
-    phi = activation("tanh")
-    q = brentq(lambda q: sigma_w2 * expectation(lambda u: phi.f(u) ** 2, q) + SIGMA_B2 - q, 1e-3, 50.0)
-    slope = sigma_w2 * expectation(lambda u: phi.slope(u) ** 2, q)
-    if slope > 1.0:
-        c = brentq(lambda c: (sigma_w2 * pair_expectation(phi.f, phi.f, q, q, c) + SIGMA_B2) / q - c, 0.0, 1.0 - 1e-6)
-        slope = sigma_w2 * pair_expectation(phi.slope, phi.slope, q, q, c)
-    return -1.0 / math.log(slope)
+    return MeanField("tanh", math.sqrt(sigma_w2), math.sqrt(SIGMA_B2)).xi_correlation
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------------

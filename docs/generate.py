@@ -13,8 +13,12 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from gradiometer.errors import GradiometerError
 from gradiometer.preflight import PAGES
 from gradiometer.rules import RULES
+from gradiometer.theory import ACTIVATIONS, MeanField, critical_initialisation, edge_at
+from gradiometer.theory.criticality import unit_variance_gain
+from gradiometer.theory.finite_width import jacobian_variance
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -121,6 +125,79 @@ HALVES = ("building", "blind")
 """Of benchmarks/forecast.py: the one that was looked at, and the other."""
 
 
+def forecast_readme_table(data: dict[str, Any]) -> str:
+    """Benchmark results of benchmarks/forecast.py in one line a half."""
+    rows = [
+        "| half | networks | error of log10 gain, median | inside the 90 % interval | sick: precision | recall |",
+        f"|{'---|' * 6}",
+    ]
+    for half, found in _forecast_halves(data):
+        group = found["groups"]["all"]
+        gain, verdict = group["gain"], group["check"]
+        rows.append(
+            f"| {half} | {group['n']} | {gain['median error']:.3f} decades | {100 * gain['inside']:.0f} % "
+            f"| {verdict['precision']:.2f} | {verdict['recall']:.2f} |"
+        )
+    return "\n".join(rows)
+
+
+def theory_edge_table() -> str:
+    """Critical points of every activation, from the code."""
+    biases = (0.05, 0.1, 0.2, 0.5, 1.0)
+    rows = [f"| activation | {' | '.join(f'sigma_b = {b:g}' for b in biases)} |", f"|{'---|' * (len(biases) + 1)}"]
+    for row in ACTIVATIONS:
+        cells: list[str] = []
+        for bias in biases:
+            points = edge_at(row.name, bias)
+            said = [f"{p.sigma_w:.5f}; {p.q:.5g}; {p.chi_parallel:.3f}" for p in points]
+            cells.append(", ".join(t if p.stable else f"*{t}*" for t, p in zip(said, points, strict=True)) or "none")
+        rows.append(f"| `{row.name}` | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def theory_gain_table() -> str:
+    """Gain per layer of every activation by initialisation, from the code."""
+    scales = (("PyTorch's default", 3**-0.5), ("LeCun, Xavier", 1.0), ("He", 2**0.5))
+    rows = [f"| activation | {' | '.join(name for name, _ in scales)} |", f"|{'---|' * (len(scales) + 1)}"]
+    for row in ACTIVATIONS:
+        rows.append(f"| `{row.name}` | {' | '.join(_gain_cell(row.name, scale) for _, scale in scales)} |")
+    return "\n".join(rows)
+
+
+def _gain_cell(name: str, sigma_w: float) -> str:
+    field = MeanField(name, sigma_w)
+    try:
+        gain = field.gain
+    except GradiometerError:
+        return "the length has no limit"
+    shrinks, grows = field.layers_until(1e-6), field.layers_until(1e6)
+    if min(shrinks, grows) > 1e6:
+        return f"{gain:.4f}; keeps its size"
+    return f"{gain:.4f}; {min(shrinks, grows):.1f} layers to 10^{'-6' if shrinks < grows else '6'}"
+
+
+def theory_points_table() -> str:
+    """What a critical initialisation is for every activation, from the code."""
+    rows = [
+        "| activation | critical initialisation | Var J per layer, orthogonal / Gaussian | unit-variance gain; chi there |",
+        "|---|---|---|---|",
+    ]
+    for row in ACTIVATIONS:
+        gain = unit_variance_gain(row.name)
+        last = f"{gain:.5f}; {MeanField(row.name, gain).chi(1.0):.4f}"
+        try:
+            point = critical_initialisation(row.name)
+        except GradiometerError as error:
+            rows.append(f"| `{row.name}` | {error.message} | | {last} |")
+            continue
+        q = point.q or 1e-8
+        spread = " / ".join(f"{abs(jacobian_variance(row.name, q, 1, orthogonal=o)):.3f}" for o in (True, False))
+        rows.append(
+            f"| `{row.name}` | sigma_w {point.sigma_w:.5f}, sigma_b {point.sigma_b:g}, q {point.q:.5g} | {spread} | {last} |"
+        )
+    return "\n".join(rows)
+
+
 def forecast_calibration_table(data: dict[str, Any]) -> str:
     """Benchmark results of benchmarks/forecast.py: how far off, and how often inside the interval."""
     rows = [
@@ -211,11 +288,18 @@ def _forecast_halves(data: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 def filled(text: str) -> str:
     """A page with its tables filled in."""
     tables = {"rules": rules_table()}
+    if "<!-- theory" in text:
+        tables |= {
+            "theory edge": theory_edge_table(),
+            "theory gains": theory_gain_table(),
+            "theory points": theory_points_table(),
+        }
     makers = (
         ("overhead", overhead_table, "overhead"),
         ("detection", detection_table, "detection"),
         ("trainable_depth", trainable_depth_table, "trainable_depth"),
         ("trainable_depth reading", trainable_depth_reading, "trainable_depth"),
+        ("forecast readme", forecast_readme_table, "forecast"),
         ("forecast calibration", forecast_calibration_table, "forecast"),
         ("forecast groups", forecast_groups_table, "forecast"),
         ("forecast verdicts", forecast_verdicts_table, "forecast"),
@@ -233,7 +317,12 @@ def filled(text: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Every generated page with its text."""
-    with_tables = (ROOT / "README.md", ROOT / "docs" / "trainable-depth.md", ROOT / "docs" / "forecast.md")
+    with_tables = (
+        ROOT / "README.md",
+        ROOT / "docs" / "trainable-depth.md",
+        ROOT / "docs" / "forecast.md",
+        ROOT / "docs" / "theory.md",
+    )
     return {ROOT / "docs" / "rules.md": rules_page(), **{p: filled(p.read_text(encoding="utf-8")) for p in with_tables}}
 
 

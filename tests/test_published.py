@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import gradiometer.data
 from gradiometer.theory.activations import activation
+from gradiometer.theory.meanfield import slope_moment
 from gradiometer.theory.quadrature import expectation
 
 FloatArray = npt.NDArray[np.float64]
@@ -50,8 +51,7 @@ def tolerance(values: FloatArray) -> float:
 
 
 def square_slope(name: str, q: float) -> float:
-    phi = activation(name)
-    return expectation(lambda u: phi.slope(u) ** 2, q, phi.kinks)
+    return slope_moment(activation(name), q)
 
 
 # ---- Nielsen, "Neural Networks and Deep Learning", chapter 5 (2015) ------------------------------------------------------

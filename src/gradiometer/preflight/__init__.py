@@ -54,6 +54,7 @@ def assess(blueprint: Blueprint, trace: Trace) -> Preflight:
     hoped = told if opened is None else forecast(opened)
     by_design = None if opened is None else _layers(opened.nodes, hoped, trace)
     rule = explain.UNKNOWN
+    unmasked = _without_masks(blueprint, trace)
     findings: list[Finding] = []
     by_zero = opened is not None
     for chain in dict.fromkeys(layer.chain for layer in layers):
@@ -63,6 +64,9 @@ def assess(blueprint: Blueprint, trace: Trace) -> Preflight:
         gated = np.array([layer.gradient.middle == layer.measured_gradient == -math.inf for layer in shown])
         profile = replace(profile, gradient=np.where(gated, np.nan, profile.gradient))
         by_zero |= bool(gated.any())
+        if unmasked:  # masks make any two outputs differ, whatever the inputs are
+            seen = np.array([layer.apart.middle for layer in unmasked if layer.chain == chain])
+            profile = replace(profile, apart=np.where(np.isnan(seen), profile.apart, seen))
         within = _network(nodes, shown)
         own = explain.chain_rule([(opened or blueprint).nodes[i] for i in within], [hoped[i] for i in within])
         rule = own if math.isnan(rule.trainable_depth) or own.trainable_depth < rule.trainable_depth else rule
@@ -96,6 +100,17 @@ def assess(blueprint: Blueprint, trace: Trace) -> Preflight:
         agree=_agreement(layers),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _without_masks(blueprint: Blueprint, trace: Trace) -> tuple[LayerForecast, ...]:
+    """The forecast of a network with dropout if both of two inputs met the same masks; empty for a network without."""
+    if not any(node.numbers.get("dropout") for node in blueprint.nodes):
+        return ()
+    nodes = tuple(
+        replace(node, numbers={**node.numbers, "cross": node.numbers["square"]}) if node.numbers.get("dropout") else node
+        for node in blueprint.nodes
+    )
+    return _layers(nodes, forecast(replace(blueprint, nodes=nodes)), trace)
 
 
 def _network(nodes: Sequence[Node], layers: Sequence[LayerForecast]) -> list[int]:

@@ -16,7 +16,7 @@ LEAST_WEIGHT: Final = 4.0
 WIDEST_WEIGHT: Final = 6.894151
 """|w| at which the interval of inputs that do not shrink the gradient is widest (computed here)."""
 WIDEST: Final = 0.447743
-"""Its width."""
+"""Its width (computed here)."""
 
 
 def gain(which: str | Elementwise | Activation, w: float, a: float, b: float = 0.0) -> float:
@@ -27,7 +27,11 @@ def gain(which: str | Elementwise | Activation, w: float, a: float, b: float = 0
         w: weight.
         a: activation of the unit before.
         b: bias.
+
+    Raises:
+        GradiometerError: a number is not finite.
     """
+    _finite(w=w, a=a, b=b)
     slope = activation(which).slope(np.array([w * a + b], dtype=np.float64))
     return abs(w * float(slope[0]))
 
@@ -44,7 +48,7 @@ def chain_gain(
         a: input.
 
     Raises:
-        GradiometerError: not as many biases as weights.
+        GradiometerError: not as many biases as weights, or a number is not finite.
     """
     if len(weights) != len(biases):
         raise GradiometerError(f"There are {len(weights)} weights and {len(biases)} biases.", "Give one of each for a unit.")
@@ -60,7 +64,11 @@ def keeping_interval(w: float, b: float = 0.0) -> tuple[float, float] | None:
     """Activations a for which a sigmoid unit does not shrink the gradient, |w sigma'(w a + b)| >= 1; None if there is none.
 
     sigma'(z) >= 1/|w| for |z| <= ln(|w| (1 + sqrt(1 - 4/|w|)) / 2 - 1).
+
+    Raises:
+        GradiometerError: a number is not finite.
     """
+    _finite(w=w, b=b)
     size = abs(w)
     if size < LEAST_WEIGHT:
         return None
@@ -73,3 +81,9 @@ def keeping_width(w: float) -> float:
     """Width of `keeping_interval`, (2/|w|) ln(|w| (1 + sqrt(1 - 4/|w|)) / 2 - 1); 0 below |w| = 4."""
     found = keeping_interval(w)
     return found[1] - found[0] if found is not None else 0.0
+
+
+def _finite(**numbers: float) -> None:
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise GradiometerError(f"{name} must be a finite number, not {value}.")

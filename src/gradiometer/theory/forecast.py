@@ -26,12 +26,11 @@ from gradiometer.theory.moments import Moments, moments
 SAMPLES: Final = 24
 Z90: Final = 1.6448536269514722
 """Half width of a 90 % interval in standard deviations."""
-INFLATION: Final = 1.1
-"""What the interval is widened by; set on the even half of benchmarks/forecast.py."""
 ROUGHNESS: Final = 0.3
 """Relative error of what we say of the variances that batch normalisation divides by; the same in every layer. Set likewise."""
-FLOOR: Final = 0.02
-"""Decades of standard deviation that are always there: inputs are not Gaussian, and a batch is finite."""
+FLOOR: Final = 0.015
+"""Decades of standard deviation that are always there: inputs are not Gaussian, a batch is finite. Set on the even half of
+benchmarks/forecast.py."""
 MOST_CHANCE: Final = 0.5
 """Variance of the logarithm of how much of a gradient lies along the signal, at most: a batch has several examples."""
 LEAST_SLOPE: Final = 1e-90
@@ -238,7 +237,9 @@ class _Run:
             np.where(lost, np.nan, known.mean * np.sqrt(square / known.square)),
             known.apart(apart),
             differs,
-            x.pairs * np.clip(np.nan_to_num(kept, nan=1.0), 0.0, 1.0) ** 2 + 1.0 / node.units,
+            # (1 - r^2)^2 / n is the sampling variance of a correlation r over n units
+            x.pairs * np.clip(np.nan_to_num(kept, nan=1.0), 0.0, 1.0) ** 2
+            + (1.0 - np.clip(x.pairs, 0.0, 1.0)) ** 2 / node.units,
             x.profile,
         )
 
@@ -510,7 +511,7 @@ def _band(logs: FloatArray) -> Band:
         value = float(logs[0])
         return Band(value, value, value)
     middle = float(logs.mean())
-    half = Z90 * math.hypot(INFLATION * float(logs.std(ddof=1)), FLOOR)
+    half = Z90 * math.hypot(float(logs.std(ddof=1)), FLOOR)
     return Band(middle, middle - half, middle + half)
 
 
