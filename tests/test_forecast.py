@@ -179,15 +179,16 @@ MAKERS = {
 def test_the_total_gain_is_forecast_on_average_and_within_its_interval(name: str, tmp_path: Path) -> None:
     errors: list[float] = []
     inside = 0
-    seeds = 12
+    seeds = 10
     for seed in range(seeds):
         torch.manual_seed(seed)
         measured, expected, half = _total(MAKERS[name](), batch(128, 64, seed), tmp_path / str(seed))
         errors.append(measured - expected)
         inside += abs(measured - expected) <= half
-    # a systematic error of 0.06 decades over ten layers is 1.4 % a layer
+    # a systematic error of 0.06 decades over ten layers is 1.4 % a layer; ten seeds of ReLU know it to 0.02
     assert abs(float(np.mean(errors))) < 0.06
-    assert inside >= seeds - 4  # of 12 at 90 %, fewer than 8 inside has a chance of 0.4 %
+    # of ten at 90 %, fewer than six inside has a chance of 0.2 %; that the share is right is for benchmarks/forecast.py
+    assert inside >= 6
 
 
 def test_a_wrong_weight_scale_would_be_seen(tmp_path: Path) -> None:

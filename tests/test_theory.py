@@ -1,5 +1,7 @@
 """Mean-field theory against published values, values computed to more digits elsewhere, and laws that must hold.
 
+Random networks are drawn in tests/test_theory_meanfield.py.
+
 Tables are printed to five or six digits and are compared to half a unit of the last one.
 """
 
@@ -471,43 +473,6 @@ def test_dropout_leaves_no_edge() -> None:
     assert structures.dropout_factors(1.0) == (1.0, 1.0)
 
 
-# ---- Monte Carlo -------------------------------------------------------------------------------------------------------
-
-CASES = [
-    ("sigmoid", DEFAULT, 0.0), ("sigmoid", HE, 0.0), ("sigmoid", 1.0, 1.0), ("sigmoid", 15.0, 0.0), ("selu", 1.0, 0.0),
-    ("tanh", 5 / 3, 0.0), ("relu", XAVIER, 0.0), ("hardtanh", 1.06861, 0.2), ("gelu", 1.3987, 0.6),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "sigma_w", "sigma_b"), CASES)
-def test_random_networks_have_the_gain_of_theory(name: str, sigma_w: float, sigma_b: float) -> None:
-    """Geometric mean of |delta^{l-1}|^2 / |delta^l|^2 over 16 layers and 3 seeds of width 1000, to 3 %."""
-    act, field, n, depth = activation(name), MeanField(name, sigma_w, sigma_b), 1000, 16
-    start = 1.0 if name == "relu" else field.q_star
-    logs: list[float] = []
-    expected = 0.0
-    for seed in range(3):
-        rng = np.random.default_rng(seed)
-        h = math.sqrt(start) * rng.standard_normal(n)
-        weights, slopes = [], []
-        q, expected = start, 0.0
-        for _ in range(depth):
-            w = rng.standard_normal((n, n)) * (sigma_w / math.sqrt(n))
-            slopes.append(act.slope(h))
-            weights.append(w)
-            h = w @ act.f(h) + sigma_b * rng.standard_normal(n)
-            expected += math.log(field.chi(q))
-            q = field.length(q)
-        delta = rng.standard_normal(n)
-        before = math.log(delta @ delta)
-        for w, s in zip(reversed(weights), reversed(slopes), strict=True):
-            delta = s * (w.T @ delta)
-        logs.append(math.log(delta @ delta) - before)
-        if name not in ("relu", "gelu"):  # marginal lengths wander
-            assert h @ h / n == pytest.approx(q, rel=0.15)
-    assert np.mean(logs) / depth == pytest.approx(expected / depth, abs=0.03)
-
-
 # ---- the scalar chain --------------------------------------------------------------------------------------------------
 
 
@@ -610,10 +575,10 @@ def test_norm_factors_by_autograd() -> None:
 
 def test_recurrent_networks_through_time() -> None:
     rng = np.random.default_rng(0)
-    n, steps, sigma_w, drive = 600, 30, 1.2, 0.3
+    n, steps, sigma_w, drive = 400, 30, 1.2, 0.3
     w = rng.standard_normal((n, n)) * sigma_w / math.sqrt(n)
     h, slopes = np.zeros(n), []
-    for _ in range(100 + steps):
+    for _ in range(40 + steps):
         u = w @ np.tanh(h) + math.sqrt(drive) * rng.standard_normal(n)
         slopes.append(1 - np.tanh(h) ** 2)
         h = u

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gradiometer.probe import graph, signals
 from gradiometer.probe.sites import unit_dimension
-from gradiometer.probe.spread import likeness, mean_square, spread_of
+from gradiometer.probe.spread import alignment, likeness, mean_square, spread_of
 from gradiometer.probe.weights import leaf_behind, matrix_numbers, saved_tensor, scaling, scaling_by, shape_of
 from gradiometer.record.blueprint import NAN, Flow, Node, Op, Spread
 
@@ -68,6 +68,7 @@ class Sketch:
     gains: list[float] = field(default_factory=list[float])
     slots: list[int] = field(default_factory=list[int])
     node: Any = None
+    last: Tensor | None = None
 
     @property
     def unit(self) -> int:
@@ -94,6 +95,7 @@ class Draft:
         shortcuts: modules to be taken as one operation, by sequence number of their output's node.
         outputs: measured outputs of modules, likewise.
         scale: loss scale in the gradients.
+        last: the last few outputs of modules themselves, likewise.
     """
 
     def __init__(
@@ -102,11 +104,13 @@ class Draft:
         shortcuts: Mapping[int, Shortcut],
         outputs: Mapping[int, Spread],
         scale: float = 1.0,
+        last: Mapping[int, Tensor] | None = None,
     ) -> None:
         self._names = names
         self._shortcuts = shortcuts
         self._outputs = outputs
         self._scale = scale
+        self._last = dict(last or {})
         self._sketches: list[Sketch] = []
         self._values: dict[Any, Value] = {}
         self._handles: list[Any] = []
@@ -133,6 +137,8 @@ class Draft:
         name = self._names.get(order)
         if name is not None and name not in sketch.names:
             sketch.names.append(name)
+        if order in self._last and sketch.last is None:
+            sketch.last = self._last[order]
         output = self._outputs.get(order)
         if output is not None and sketch.output is None:
             sketch.output = output
@@ -374,7 +380,10 @@ class Draft:
         shared, overlap = NAN, NAN
         if len(given) == 1 and given[0].ndim > 1:
             shared, overlap = likeness(given[0], sketch.unit if given[0].ndim == len(sketch.shape) else given[0].ndim - 1)
-        sketch.gradient = Flow(square / self._scale**2, shared, overlap)
+        along = NAN
+        if len(given) == 1 and sketch.last is not None and sketch.last.numel() == given[0].numel():
+            along = alignment(given[0], sketch.last)
+        sketch.gradient = Flow(square / self._scale**2, shared, overlap, along)
         sums: dict[int, Tensor] = {}
         for index, slot in zip(sketch.inputs, sketch.slots, strict=False):
             gradient = to_inputs[slot] if slot < len(to_inputs) else None

@@ -24,6 +24,8 @@ from gradiometer.probe.sites import first_tensor, unit_dimension
 from gradiometer.probe.spread import spread_of
 from gradiometer.record.blueprint import SUFFIX, Blueprint, CurvatureFacts, Op, Spread, sample_grid
 
+LAST: Final = 3
+"""Outputs that are kept themselves, not only their statistics: those that the loss takes in."""
 SENTENCE_META: Final = "The model is on the meta device: it has shapes but no weights yet."
 SENTENCE_NO_GRAPH: Final = "The loss does not depend on any trainable parameter, so there is no gradient to check."
 
@@ -53,6 +55,7 @@ class Rehearsal:
         self._blocking = blocking
         self._outputs: dict[int, Spread] = {}
         self._shortcuts: dict[int, Shortcut] = {}
+        self._last: dict[int, Tensor] = {}
         self._sampled: Samples = {}
         self._notes: list[str] = []
         self._draft: Draft | None = None
@@ -73,6 +76,9 @@ class Rehearsal:
             if order not in self._outputs:
                 self._outputs[order] = spread_of(tensor, unit_dimension(tensor.shape, channels_first))
             shortcut = _shortcut(module, args, tensor, self._sampled)
+        self._last[order] = tensor.detach()
+        while len(self._last) > LAST:
+            self._last.pop(next(iter(self._last)))
         if shortcut is not None:
             self._shortcuts.setdefault(order, shortcut)
 
@@ -100,7 +106,7 @@ class Rehearsal:
         if self._with_curvature:
             facts = curvature.optimizer_facts(optimizer or self.optimizer)
             self._curvature = curvature.measure(roots, leaves, facts)
-        self._draft = Draft(names, self._shortcuts, self._outputs, scale)
+        self._draft = Draft(names, self._shortcuts, self._outputs, scale, self._last)
         self._draft.draw(roots)
 
     def at_step(self, optimizer: torch.optim.Optimizer | None, stem: str) -> None:

@@ -80,3 +80,17 @@ def likeness(gradient: Tensor, unit: int) -> tuple[float, float]:
     whole = float(gram.trace())
     # weighted by the size of the gradients: what counts is what the sum of squares is made of
     return float(gram.sum()) / table.shape[0] / whole, float(gram.square().sum()) / whole**2
+
+
+def alignment(gradient: Tensor, output: Tensor) -> float:
+    """Share of a gradient that lies along the output it belongs to, example by example; NaN if either is nothing."""
+    rows = gradient.shape[0]
+    g, x = gradient.reshape(rows, -1).double(), signals.plain(output).reshape(rows, -1).double()
+    largest = float(g.abs().max())
+    if not 0.0 < largest < float("inf"):
+        return NAN
+    g = g / largest
+    sizes = x.square().sum(1)
+    if not bool((sizes > 0.0).all()) or not bool(torch.isfinite(sizes).all()):
+        return NAN
+    return float(((g * x).sum(1).square() / sizes).sum() / g.square().sum())

@@ -58,11 +58,13 @@ class Flow:
         square: sum of squares over the batch.
         shared: share of it that is the mean over (example, position) of each unit.
         overlap: mean squared cosine between the gradients of two (example, position), those with themselves included.
+        along: share of it that lies along the output itself, example by example; NaN where the output was not kept.
     """
 
     square: float
     shared: float = NAN
     overlap: float = NAN
+    along: float = NAN
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,9 @@ Z90: Final = 1.6448536269514722
 """Half width of a 90 % interval in standard deviations."""
 ROUGHNESS: Final = 0.3
 """Relative error of what we say of the variances that batch normalisation divides by; the same in every layer. Set likewise."""
-FLOOR: Final = 0.015
-"""Decades of standard deviation that are always there: inputs are not Gaussian, a batch is finite. Set on the even half of
-benchmarks/forecast.py."""
+FLOOR: Final = 0.012
+"""Decades of standard deviation that are always there: inputs are not Gaussian, a batch is finite. Set on the building half
+of benchmarks/forecast.py."""
 MOST_CHANCE: Final = 0.5
 """Variance of the logarithm of how much of a gradient lies along the signal, at most: a batch has several examples."""
 LEAST_SLOPE: Final = 1e-90
@@ -154,6 +154,8 @@ class _Run:
         self._backs: list[_Back | None] = [None] * len(nodes)
         self._gains: list[list[FloatArray]] = [[] for _ in nodes]
         self._lost: set[int] = set()
+        heads = [node.count for node in nodes if node.op is Op.LINEAR]
+        self._examples = heads[-1] if heads else 1
         self._doubt = rng.standard_normal(SAMPLES)
         self._covered = [node.op is not Op.UNKNOWN for node in nodes]
 
@@ -207,7 +209,7 @@ class _Run:
         square = random + n.get("bias_square", 0.0)
         kept = gain * x.square / np.maximum(square, TINY)
         mean = n["row_mean"] * factor * x.mean + n.get("bias_mean", 0.0)
-        anywhere, pairs = x.anywhere * kept, x.pairs
+        anywhere, pairs = x.anywhere * kept, _sampled_likeness(x.pairs, n["forward_excess"])
         if "in0" in n and node.output is not None:
             # how alike two positions of an image are is no matter of weights: it is taken as the first pass showed it
             anywhere = np.full(SAMPLES, node.output.apart_anywhere)
@@ -232,14 +234,13 @@ class _Run:
         differs = known.apart(anywhere)
         # how the activation spreads pairs that are more alike than others, and what a finite width adds
         kept = varying * known.slope_square * known.slope_likeness(anywhere) * anywhere / (known.square * differs)
+        linear = np.clip(np.nan_to_num(kept, nan=1.0), 0.0, 1.0)
         return _State(
             np.where(lost, np.nan, square),
             np.where(lost, np.nan, known.mean * np.sqrt(square / known.square)),
             known.apart(apart),
             differs,
-            # (1 - r^2)^2 / n is the sampling variance of a correlation r over n units
-            x.pairs * np.clip(np.nan_to_num(kept, nan=1.0), 0.0, 1.0) ** 2
-            + (1.0 - np.clip(x.pairs, 0.0, 1.0)) ** 2 / node.units,
+            _sampled_likeness(x.pairs * linear**2, (1.0 - linear) / node.units),
             x.profile,
         )
 
@@ -255,7 +256,9 @@ class _Run:
             square = factor * variance + beta2
         kept = factor * x.square / np.maximum(square, TINY)
         mean = np.full(SAMPLES, n.get("beta_mean", 0.0))
-        return _State(square, mean, x.apart * kept, x.anywhere * kept, x.pairs, x.profile)
+        # units that lie along what many examples share have a large variance, and are scaled down: E z1^2 / sum p_k z_k^2
+        pairs = x.pairs * np.clip(1.0 - 2.0 * x.pairs, 0.0, 1.0)
+        return _State(square, mean, x.apart * kept, x.anywhere * kept, pairs, x.profile)
 
     def _layer_norm(self, node: Node, x: _State) -> _State:
         n = node.numbers
@@ -336,13 +339,15 @@ class _Run:
         match node.op:
             case Op.LINEAR:
                 factor, profile = _spatial(n, back.profile, backward=True)
-                gain = np.log(n["gain"] * factor * self._noise(2.0 * overlap * n["backward_excess"]))
+                noise = self._noise(2.0 * overlap * n["backward_excess"])
                 along = along * np.clip(1.0 - n.get("bias_square", 0.0) / np.maximum(out.square, TINY), 0.0, 1.0)
+                gain = self._with_alignment(node.inputs[position], back.log, np.log(n["gain"] * factor * noise), along)
+                overlap = _sampled_likeness(overlap, n["backward_excess"])
             case Op.ACTIVATION:
                 gain, shared, overlap = self._through(index, node, state, back)
                 along = along * np.clip(np.nan_to_num(self._moments[index].elasticity), 0.0, 2.0)
             case Op.BATCH_NORM if "running_inverse" not in n:
-                gain, shared = self._through_batch_norm(node, state, back)
+                gain, shared = self._through_batch_norm(index, node, state, back)
                 along = np.zeros(SAMPLES)
             case Op.BATCH_NORM:
                 gain = np.log(np.full(SAMPLES, n.get("gamma_square", 1.0) * n["running_inverse"]))
@@ -352,7 +357,8 @@ class _Run:
                 size = max(n.get("size", node.units), lost + 1.0)
                 # the variance of an example is that of a finite number of units: E 1/V is more than 1/E V
                 spread = 1.0 + 2.0 / max(node.units, 2)
-                gain = np.log(n.get("gamma_square", 1.0) / (variance + n["eps"]) * (1.0 - lost / size) * spread)
+                left = np.maximum(1.0 - lost / size - self._share_along(index, back), 0.01)
+                gain = np.log(n.get("gamma_square", 1.0) / (variance + n["eps"]) * left * spread)
                 along = np.zeros(SAMPLES)
             case Op.ADD:
                 factor = n[f"factor{position}"]
@@ -383,22 +389,39 @@ class _Run:
         if flow is not None and not math.isnan(flow.shared):
             shared = np.full(SAMPLES, (flow.shared - 1.0 / source.count) / max(1.0 - 1.0 / source.count, 1e-9))
             overlap = np.full(SAMPLES, flow.overlap)
-        log = self._total(index, back) + gain
-        # a gradient of unknown make has one part in its units along the signal
-        state = self._states[node.inputs[position]]
-        size = source.units * np.maximum(state.square, TINY)
-        chance = self._noise(np.minimum(2.0 * overlap, MOST_CHANCE))
-        along = np.nan_to_num(np.sqrt(chance * np.exp(log) / source.units * size))
+        log = back.log + gain
+        # as much of it lies along the signal as was measured; by chance that would be one part in its units
+        share: FloatArray | float = flow.along if flow is not None else math.nan
+        if math.isnan(share):
+            share = self._noise(np.minimum(2.0 * overlap, MOST_CHANCE)) / source.units
+        along = np.nan_to_num(np.sqrt(share * np.exp(np.clip(log, -700.0, 700.0)) * self._size(node.inputs[position])))
         return _Back(log, along, shared, overlap), gain
 
-    def _total(self, index: int, back: _Back) -> FloatArray:
-        """Natural logarithm of the squared gradient at the output of an operation, both its parts."""
-        state = self._states[index]
-        units = self._nodes[index].units
-        aligned = 2.0 * np.log(np.abs(back.along)) - np.log(np.maximum(units * state.square, TINY))
-        # one part in `units` of what random weights carry lies along the signal anyway: what is more comes on top
-        more = np.nan_to_num(np.exp(np.clip(aligned - back.log, -700.0, 700.0))) - 1.0 / units
-        return back.log + np.log1p(np.maximum(np.nan_to_num(more), 0.0))
+    def _size(self, index: int) -> FloatArray:
+        """Sum of squares of an output over the units and positions of one example."""
+        node = self._nodes[index]
+        places = max(node.count / self._examples, 1.0)
+        return np.asarray(np.maximum(node.units * places * self._states[index].square, TINY))
+
+    def _share_along(self, index: int, back: _Back) -> FloatArray:
+        """Share of the gradient at an output that lies along it, 0..1."""
+        logs = 2.0 * np.log(np.abs(back.along)) - np.log(self._size(index)) - back.log
+        return np.asarray(np.nan_to_num(np.exp(np.clip(logs, -700.0, 0.0))))
+
+    def _with_alignment(self, source: int, log: FloatArray, gain: FloatArray, along: FloatArray) -> FloatArray:
+        """The gain of weights that are not independent of the signal they made: the part along it is carried exactly.
+
+        W' d has the component <d, W x> / |x| along x, whatever W is, and random ones in all other directions.
+        """
+        units = max(self._nodes[source].units, 2)
+        size = self._size(source)
+        random = log + gain + math.log1p(-1.0 / units)
+        with np.errstate(divide="ignore"):
+            carried = 2.0 * np.log(np.abs(along)) - np.log(size)
+        known = np.isfinite(carried) & np.isfinite(log) & ~np.isnan(self._states[source].square)
+        if self._nodes[source].count > self._examples:  # weights that many positions share are a matter of their own
+            return np.where(known, np.maximum(gain, carried - log), gain)
+        return np.where(known, np.logaddexp(random, carried) - log, gain)
 
     def _through(self, index: int, node: Node, state: _State, back: _Back) -> tuple[FloatArray, FloatArray, FloatArray]:
         known = self._moments[index]
@@ -408,18 +431,23 @@ class _Run:
         pattern = pattern + (known.slope_kurtosis - pattern) / node.count
         variance = (pattern - 1.0) * (1.0 + 2.0 * back.overlap) / node.units
         # a layer of dead units has no slope at all; only weights that are zero by design make an exact zero
-        gain = np.log(np.maximum(known.slope_square, LEAST_SLOPE) * self._noise(variance))
+        # what lies along the output lies in the units that are on, and meets their slope alone
+        # (the positions of an image share their weights: there this is not so, and left out)
+        share = self._share_along(index, back) if node.count <= self._examples else np.zeros(SAMPLES)
+        through = known.slope_square * self._noise(variance) * (1.0 - share) + known.carried * share
+        gain = np.log(np.maximum(through, LEAST_SLOPE))
         gain = np.where(np.isnan(state.square), np.nan, gain)
         rest = 1.0 / node.count
-        return gain, back.shared * kept, rest + np.maximum(back.overlap - rest, 0.0) * kept**2
+        left = rest + np.maximum(back.overlap - rest, 0.0) * kept**2
+        return gain, back.shared * kept, _sampled_likeness(left, (known.slope_kurtosis - 1.0) / node.units)
 
-    def _through_batch_norm(self, node: Node, state: _State, back: _Back) -> tuple[FloatArray, FloatArray]:
+    def _through_batch_norm(self, index: int, node: Node, state: _State, back: _Back) -> tuple[FloatArray, FloatArray]:
         """BatchNorm's backward pass takes out the mean and what lies along its own output (Ioffe & Szegedy 2015)."""
         n = node.numbers
         count = max(node.count, 2)
         variance = state.square * state.anywhere * (1.0 - 1.0 / count)
         mean_share = 1.0 / count + (1.0 - 1.0 / count) * back.shared
-        left = np.clip(1.0 - mean_share - 1.0 / (count - 1), 1.0 / count, 1.0)
+        left = np.clip(1.0 - mean_share - 1.0 / (count - 1) - self._share_along(index, back), 1.0 / count, 1.0)
         # each unit has a variance of its own, from a finite batch whose examples are more or less alike: E 1/V > 1/E V
         purity = 1.0 / count + (1.0 - 1.0 / count) * state.pairs
         spread = (1.0 + 2.0 * purity) ** (1.0 + ROUGHNESS * self._doubt)
@@ -436,7 +464,7 @@ class _Run:
         gains = self._gains[index]
         return NodeForecast(
             signal=signal,
-            gradient=_band(0.5 * self._total(index, back) / LN10),
+            gradient=_band(0.5 * back.log / LN10),
             apart=_band(np.log10(np.where(state.square > 0.0, state.apart, np.nan))),
             forward_gain=float(np.mean(0.5 * np.log10(state.square / before))),
             backward_gain=float(np.mean(0.5 * gains[0] / LN10)) if gains else math.nan,
@@ -493,6 +521,16 @@ def _likeness(apart: FloatArray, count: int) -> FloatArray:
     return np.asarray(1.0 / count + (1.0 - 1.0 / count) * np.clip(c, -1.0, 1.0) ** 2)
 
 
+def _sampled_likeness(likeness: FloatArray, share: FloatArray | float) -> FloatArray:
+    """A mean squared correlation after one more layer of finite width.
+
+    (1 - r^2)^2 / n is the sampling variance of a correlation r over n units: what is independent becomes a little alike,
+    layer by layer, until all gradients of a deep narrow network lie along one direction.
+    """
+    known = np.clip(likeness, 0.0, 1.0)
+    return np.asarray(known + (1.0 - known) ** 2 * share)
+
+
 def _crossing(parts: Sequence[FloatArray], whole: FloatArray) -> FloatArray:
     """Relative variance that products of independent parts add to the square of their sum, times the width."""
     squares = sum((p * p for p in parts), np.zeros(SAMPLES))
@@ -511,7 +549,10 @@ def _band(logs: FloatArray) -> Band:
         value = float(logs[0])
         return Band(value, value, value)
     middle = float(logs.mean())
-    half = Z90 * math.hypot(float(logs.std(ddof=1)), FLOOR)
+    deviation = float(logs.std(ddof=1))
+    # the expansion in depth over width has a next order: its size is that of the variance (of ln square) squared
+    deviation *= math.sqrt(1.0 + (2.0 * LN10 * deviation) ** 2)
+    half = Z90 * math.hypot(deviation, FLOOR)
     return Band(middle, middle - half, middle + half)
 
 

@@ -50,6 +50,7 @@ class Moments:
         slope_kurtosis: E f'^4 / (E f'^2)^2; 2 for a rectifier, 1 for a line.
         kurtosis: E f^4 / (E f^2)^2.
         elasticity: d ln E f^2 / d ln scale^2.
+        carried: E f^2 f'^2 / E f^2, the part of chi for a gradient that lies along the output: 1 for ReLU, where chi has 1/2.
     """
 
     mean: FloatArray
@@ -58,6 +59,7 @@ class Moments:
     slope_kurtosis: FloatArray
     kurtosis: FloatArray
     elasticity: FloatArray
+    carried: FloatArray
     _spectrum: FloatArray
     _slope_spectrum: FloatArray
     _square_spectrum: FloatArray
@@ -108,6 +110,7 @@ def moments(activation: Activation, mean: FloatArray, scale: FloatArray) -> Mome
             slope_kurtosis=np.maximum(slope_kurtosis, 1.0),
             kurtosis=np.maximum(kurtosis, 1.0),
             elasticity=elastic,
+            carried=(f2 * s2) @ w / square,
             _spectrum=spectrum,
             _slope_spectrum=_closed(b * b, slope_square),
             _square_spectrum=_closed((f2 @ basis) ** 2, kurtosis * square**2),

@@ -30,21 +30,32 @@ _ONE_SIDED: Final = ((0.0, -25.0 / 12.0), (1.0, 4.0), (2.0, -3.0), (3.0, 4.0 / 3
 
 def _elementwise(function: Callable[..., Any]) -> Elementwise:
     """The function on float64 arrays, vectorised if need be, with every value checked to be finite."""
+    if not callable(function):
+        raise GradiometerError(f"An activation is a name or a function, not {function!r}.")
     name = _name(function)
     probe = np.array([-1.5, 0.25, 2.0])
+    kind: np.dtype[Any] | None = None  # of the answer to an array, if that is an array of numbers
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("error", DeprecationWarning)  # arrays of one element taken for numbers
             answer: Any = np.asarray(function(probe.copy()))
-        vectorised = answer.shape == probe.shape and np.issubdtype(answer.dtype, np.number)
+        if answer.shape == probe.shape and np.issubdtype(answer.dtype, np.number):
+            kind = answer.dtype
     except Exception:  # noqa: BLE001 - whatever the user's function raises for an array, it may still take numbers
-        vectorised = False
-    call: Callable[..., Any] = function if vectorised else np.vectorize(function, otypes=[np.float64])
+        kind = None
+    if kind is not None and kind.kind == "f" and kind.itemsize < 8:
+        raise GradiometerError(
+            f"The activation {name} answers a float64 array with {kind}.", "Keep float64: the derivative needs all the digits."
+        )
+    call: Callable[..., Any] = function if kind is not None else np.vectorize(function, otypes=[np.float64])
 
     def f(x: FloatArray) -> FloatArray:
         try:
             with np.errstate(all="ignore"):
-                y = np.asarray(call(np.array(x, dtype=np.float64)), dtype=np.float64)
+                made = np.asarray(call(np.array(x, dtype=np.float64)))
+                if np.iscomplexobj(made):
+                    raise TypeError("it makes complex numbers")
+                y = np.asarray(made, dtype=np.float64)
         except Exception as error:
             raise GradiometerError(
                 f"The activation {name} fails: {error}.", "It must take a float64 array or a float, and return the same."

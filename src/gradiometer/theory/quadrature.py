@@ -34,6 +34,7 @@ _WIDEST: Final = 1.5  # widest panel, in standard deviations
 _WAVE: Final = 4.0  # widest panel in units of u where that is affordable, for functions that oscillate
 _MOST: Final = 400  # panels that are affordable
 _CLOSEST: Final = 1e-12  # panels never get narrower than this share of the whole
+_NO_CORRELATION: Final = 1e-100  # correlations below are none: their products with a scale would underflow
 _LOG_SQRT_2PI: Final = 0.9189385332046727
 
 
@@ -152,7 +153,7 @@ def pair_expectation(
     s1, s2 = _root(q1), _root(q2)
     if not abs(c) <= 1.0 + 1e-9:
         raise GradiometerError(f"A correlation lies between -1 and 1, not at {c}.")
-    c = min(1.0, max(-1.0, c))
+    c = min(1.0, max(-1.0, c)) if abs(c) > _NO_CORRELATION else 0.0
     r = math.sqrt((1.0 - c) * (1.0 + c))
     points = sorted({0.0, *kinks})
     centres = [(k / s1, _FIRST / s1) for k in points if s1 > 0.0 and abs(k) < PAIR_REACH * s1]
