@@ -337,6 +337,8 @@ class _Run:
         shared, overlap, along, profile = back.shared, back.overlap, back.along, back.profile
         n = node.numbers
         match node.op:
+            case Op.LINEAR if n["gain"] == 0.0:
+                gain, along = np.full(SAMPLES, -np.inf), np.zeros(SAMPLES)
             case Op.LINEAR:
                 factor, profile = _spatial(n, back.profile, backward=True)
                 noise = self._noise(2.0 * overlap * n["backward_excess"])
