@@ -49,7 +49,8 @@ def signal_forecast(preflight: Preflight) -> go.Figure:
         ("signal", lambda layer: (layer.signal, layer.measured_signal), 1),
         ("differs between inputs", lambda layer: (layer.apart, layer.measured_apart), 2),
     ]
-    return _draw(layers, parts, "log10 of the rms signal, and of the share that differs", title)
+    rounding = "What differs by less than about 10⁻¹⁴ is rounding."
+    return _draw(layers, parts, "log10 of the rms signal, and of the share that differs", title, rounding)
 
 
 def forecast_table(preflight: Preflight) -> Table:
@@ -102,7 +103,9 @@ def _rows(layers: Sequence[LayerForecast]) -> Rows:
     return Rows(tuple(rows), per_row)
 
 
-def _draw(layers: Sequence[LayerForecast], parts: Sequence[tuple[str, Choose, int]], axis: str, title: str) -> go.Figure:
+def _draw(
+    layers: Sequence[LayerForecast], parts: Sequence[tuple[str, Choose, int]], axis: str, title: str, note: str = ""
+) -> go.Figure:
     rows = _rows(layers)
     fig = go.Figure()
     for name, choose, colour in parts:
@@ -128,7 +131,7 @@ def _draw(layers: Sequence[LayerForecast], parts: Sequence[tuple[str, Choose, in
         alt=f"{title}. Line chart along {len(layers)} outputs, from input to output, measured and expected.",
         plot_height=rows.plot_height,
         margin=Margin(rows.left_margin, 14, TOP, BOTTOM),
-        note="Dashed: mean-field theory. Grey band: where 90 of 100 such networks are expected. " + rows.note,
+        note="Dashed: mean-field theory. Grey band: where 90 of 100 such networks are expected. " + f"{note} {rows.note}",
     )
 
 

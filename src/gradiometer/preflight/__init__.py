@@ -74,7 +74,7 @@ def assess(blueprint: Blueprint, trace: Trace) -> Preflight:
             # the gradient is zero behind a layer that starts at zero, and will not be after a step: what then?
             expected = judge.predicted([layer for layer in by_design if layer.chain == chain])
             profile = replace(profile, gradient=expected.gradient, forecast=True)
-        findings += judge.judge(profile, own.sentence)
+        findings += judge.judge(profile)
         findings += judge.judge_units(shown)
     step_size = _step_size(blueprint.optimizer, blueprint.curvature)
     if step_size is not None:
@@ -86,7 +86,7 @@ def assess(blueprint: Blueprint, trace: Trace) -> Preflight:
         notes.append("The batch has a single example, so it cannot be said whether the network tells inputs apart.")
     if step_size is not None and step_size.curvature.trouble:
         notes.append(f"The curvature could not be measured: {step_size.curvature.trouble}.")
-    verdict, sentence = _verdict(findings, layers, rule, by_zero)
+    verdict, sentence = _verdict(findings, layers, by_zero)
     return Preflight(
         verdict=verdict,
         sentence=sentence,
@@ -127,9 +127,7 @@ def _network(nodes: Sequence[Node], layers: Sequence[LayerForecast]) -> list[int
     return sorted(wanted)
 
 
-def _verdict(
-    findings: Sequence[Finding], layers: Sequence[LayerForecast], rule: explain.ChainRule, by_design: bool
-) -> tuple[VerdictWord, str]:
+def _verdict(findings: Sequence[Finding], layers: Sequence[LayerForecast], by_design: bool) -> tuple[VerdictWord, str]:
     if findings and findings[0].severity is Severity.ERROR:
         return VerdictWord.SICK, findings[0].sentence
     known = [layer for layer in layers if math.isfinite(layer.measured_gradient)]
@@ -140,7 +138,7 @@ def _verdict(
         sentence = f"Some layers start at zero, by design; behind them nothing vanishes or explodes over {len(layers)} outputs."
     if findings:
         sentence += f" {len(findings)} thing{'s' if len(findings) > 1 else ''} to know about."
-    return VerdictWord.WELL, f"{sentence} {rule.sentence}".strip()
+    return VerdictWord.WELL, sentence
 
 
 def _agreement(layers: Sequence[LayerForecast]) -> float:

@@ -115,5 +115,5 @@ class Preflight:
         """
         found = [f for f in self.findings if f.severity.rank <= level.rank]
         if found:
-            said = " ".join(f"[{f.rule}] {f.sentence}" for f in found)
+            said = " ".join([*(f"[{f.rule}] {f.sentence}" for f in found), self.why]).strip()
             raise SickNetworkError(said, "; ".join(found[0].helps[:2]).capitalize() + "." if found[0].helps else "")

@@ -51,6 +51,8 @@ def renderable(preflight: Preflight, remarks: Sequence[str] = (), *, blocks: boo
         Line("gradiometer check", style="dim"),
         Text.assemble((f" {word} ", style), " ", (plain(preflight.sentence), "bold")),
     ]
+    if preflight.why:
+        parts.append(Text(plain(preflight.why)))
     bars = _bars(preflight, "█" if blocks else "#", bar)
     if bars is not None:
         parts += [Text(), bars]
@@ -214,8 +216,8 @@ def render_html(preflight: Preflight, command: str, version: str, remarks: Seque
         why=preflight.why,
         panels={p.name: p for p in panels},
         order=[p.name for p in panels],
-        notes=[*preflight.notes, *remarks],
-        basis=basis(preflight),
+        notes=preflight.notes,
+        basis=[*basis(preflight), *remarks],
         again=f"gradiometer check -- {command}",
     )
 
