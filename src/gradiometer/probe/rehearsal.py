@@ -175,6 +175,9 @@ def _place() -> tuple[int, int]:
 # ---- modules that are one operation ----------------------------------------------------------------------------------
 
 
+_COMPOSED: Final[dict[type[nn.Module], str]] = {nn.Softsign: "softsign", nn.Tanhshrink: "tanhshrink"}
+"""Activations that theory has a name for and that torch computes in several operations."""
+
 Samples = dict[str, tuple[float, ...] | None]
 
 
@@ -207,6 +210,9 @@ def _shortcut(module: nn.Module, args: Any, output: Tensor, sampled: Samples) ->
         and output.grad_fn.next_functions[0][0] is source.grad_fn
     ):
         return None
+    name = _COMPOSED.get(type(module))
+    if name is not None:
+        return Shortcut(source.grad_fn, Op.ACTIVATION, type(module).__name__, name)
     if isinstance(module, torch.nn.modules.dropout._DropoutNd):  # a mask: the graph has it
         return None
     key = repr(module)
