@@ -10,7 +10,7 @@ help:
 	@echo "make demo         run the demo: a sick training in, a diagnosis and a report out"
 	@echo "make test         run the tests"
 	@echo "make lint         ruff, pyright and the import contracts"
-	@echo "make bench        overhead and detection benchmarks (several minutes)"
+	@echo "make bench        overhead, detection and forecast benchmarks (some twenty minutes)"
 	@echo "make screenshots  pictures of the demo's report, in docs/images (needs chromium)"
 
 # the core only: what a user installs
@@ -43,6 +43,7 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(PY) benchmarks/detection.py
 	$(PY) benchmarks/overhead.py
+	$(PY) benchmarks/forecast.py
 
 screenshots: $(VENV)/.dev
 	$(PY) docs/screenshots.py

@@ -162,6 +162,33 @@ for step in range(3):
     assert not (tmp_path / "stepped.txt").exists()
 
 
+def test_a_closure_is_stopped_before_its_weights_move(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(
+        """
+import torch
+from torch import nn
+torch.manual_seed(0)
+model = nn.Sequential(*[m for _ in range(12) for m in (nn.Linear(32, 32), nn.Sigmoid())], nn.Linear(32, 4))
+x, y = torch.randn(64, 32), torch.randint(0, 4, (64,))
+opt = torch.optim.LBFGS(model.parameters())
+calls = []
+def closure():
+    opt.zero_grad()
+    loss = nn.functional.cross_entropy(model(x), y)
+    calls.append(1)
+    if len(calls) > 1:
+        open("stepped.txt", "w").write("x")
+    loss.backward()
+    return loss
+opt.step(closure)
+""",
+        encoding="utf-8",
+    )
+    done = check("--format", "json", "train.py", cwd=tmp_path)
+    assert json.loads(done.stdout)["verdict"] == "sick"
+    assert not (tmp_path / "stepped.txt").exists()
+
+
 @pytest.mark.processes
 def test_all_ranks_are_stopped(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(

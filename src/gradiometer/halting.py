@@ -32,6 +32,11 @@ FREEZING: Final = 5.0
 """Seconds after which a process that does not stop (it waits for a disk, or a driver) is killed as it is."""
 DYING: Final = 15.0
 """Seconds that the killed have to give back what they hold."""
+LIMIT: Final = "largest"
+"""File of the run folder with the size of the largest file that the journal copies, where it is not the usual one."""
+SHARED: Final = Path("/dev/shm")
+SHARED_NAMES: Final = ("torch_", "psm_", "sem.mp-", "nccl-")
+"""What torch, multiprocessing and NCCL call their shared memory there."""
 SET_SUBREAPER: Final = 36
 GET_SUBREAPER: Final = 37
 LINUX: Final = sys.platform == "linux"
@@ -53,6 +58,7 @@ class Halted:
         restored: files that it had changed, removed or moved, and that are as they were.
         created: files that it has made, and that are still there.
         not_restored: files that it has changed and that are not as they were, each with the reason.
+        alive: its processes that could not be ended: somebody else's by now, or waiting for a disk or a driver.
     """
 
     ready: tuple[int, ...]
@@ -66,6 +72,7 @@ class Halted:
     restored: tuple[Path, ...] = ()
     created: tuple[Path, ...] = ()
     not_restored: tuple[tuple[Path, str], ...] = ()
+    alive: tuple[int, ...] = ()
 
 
 def halt_at_first_step(
@@ -101,15 +108,15 @@ def halt_at_first_step(
     environment["GRADIOMETER_CHECK"] = "curvature" if curvature else "1"
     environment["GRADIOMETER_CHECK_BY"] = str(os.getpid())
     environment["TORCHDYNAMO_DISABLE"] = "1"
-    environment.pop("GRADIOMETER_CHECK_LARGEST", None)
     if largest is not None:
-        environment["GRADIOMETER_CHECK_LARGEST"] = str(largest)
+        (folder / LIMIT).write_text(str(largest), encoding="ascii")
     began = time.monotonic()
     watched = _Watched(folder)
     stop = _Stop()
     here = Path.cwd()
     with catching(stop), _adopting_orphans():
         before = frozenset(_identities(_processes()))
+        shared = _shared()
         child = start(command, environment, stdout=stdout, own_session=True)
         tree = _Tree(child, before)
         try:
@@ -117,7 +124,8 @@ def halt_at_first_step(
         finally:
             took = time.monotonic() - began
             code = child.poll() if not stop.number else None
-            tree.kill()
+            alive = tree.kill()
+            _free(_shared() - shared, tree)
             undone = undo(folder, here=here)
     watched.read()
     killer = -code if code is not None and code < 0 else None
@@ -136,6 +144,7 @@ def halt_at_first_step(
         restored=tuple(undone.restored),
         created=tuple(undone.created),
         not_restored=tuple(undone.not_restored),
+        alive=tuple(alive),
     )
 
 
@@ -263,6 +272,7 @@ class _Tree:
     child: subprocess.Popen[bytes]
     before: frozenset[tuple[int, str]]
     known: set[tuple[int, str]] = field(default_factory=set[tuple[int, str]])
+    held: set[str] = field(default_factory=set[str])
     noted: float = 0.0
 
     def note(self, now: float) -> None:
@@ -291,20 +301,24 @@ class _Tree:
                 found[process.pid] = process
                 roots += children.get(process.pid, [])
         self.known.update(_identities(found.values()))
-        return list(found.values())
+        return _parents_first(found)
 
-    def kill(self) -> None:
-        """End all of them at once: first nobody moves, then nobody is left."""
+    def kill(self) -> list[int]:
+        """End all of them at once: first nobody moves, then nobody is left; returns who is left nevertheless."""
         self._freeze()
+        if LINUX:
+            self.held.update(*(_held(p.pid) for p in self.members()))
         end = time.monotonic() + DYING
         while members := self.members():
-            for process in members:
-                if process.state not in "ZX":
-                    _send(process, signal.SIGKILL)
+            # children first: whoever is stopped when the last parent of its process group dies is woken, by a signal that a
+            # handler may be waiting for
+            for process in reversed(members):
+                _send(process, signal.SIGKILL)
                 self._reap(process)
             if time.monotonic() > end:
-                return
+                return sorted(p.pid for p in members if p.state not in "ZX")
             time.sleep(0.002)
+        return []
 
     def _freeze(self) -> None:
         end = time.monotonic() + FREEZING
@@ -326,6 +340,18 @@ class _Tree:
                 os.waitpid(process.pid, os.WNOHANG)
 
 
+def _parents_first(processes: Mapping[int, _Process]) -> list[_Process]:
+    ordered: dict[int, _Process] = {}
+    for process in processes.values():
+        line: list[_Process] = []
+        ancestor: _Process | None = process
+        while ancestor is not None and ancestor.pid not in ordered and ancestor not in line:
+            line.append(ancestor)
+            ancestor = processes.get(ancestor.parent)
+        ordered.update((p.pid, p) for p in reversed(line))
+    return list(ordered.values())
+
+
 def _send(process: _Process, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(process.pid, number)
@@ -345,3 +371,43 @@ def _adopting_orphans() -> Generator[None]:
         yield
     finally:
         libc.prctl(SET_SUBREAPER, was.value, 0, 0, 0)
+
+
+# ---- shared memory -----------------------------------------------------------------------------------------------------
+
+
+def _shared() -> set[str]:
+    """Segments of shared memory of the kinds that outlive a killed process."""
+    if not LINUX:
+        return set()
+    try:
+        return {name for name in os.listdir(SHARED) if name.startswith(SHARED_NAMES)}  # noqa: PTH208
+    except OSError:
+        return set()
+
+
+def _held(pid: int) -> set[str]:
+    """Segments of shared memory that a process has mapped."""
+    found: set[str] = set()
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", errors="surrogateescape") as file:  # it may have ended
+        for line in file:
+            _, slash, name = line.rstrip("\n").partition(f"{SHARED}/")
+            if slash:
+                found.add(name)
+    return found
+
+
+def _free(new: set[str], tree: _Tree) -> None:
+    """Give shared memory back that belonged to the killed and to nobody else.
+
+    Args:
+        new: segments that appeared while the command ran, some of which other programs may have made.
+        tree: the command's processes.
+    """
+    pids = {str(pid) for pid, _ in tree.known}
+    theirs = {name for name in new if name in tree.held or (name.startswith("torch_") and name.split("_")[1] in pids)}
+    if theirs:
+        theirs -= set[str]().union(*(_held(p.pid) for p in _processes()))
+    for name in theirs:
+        with contextlib.suppress(OSError):
+            (SHARED / name).unlink()

@@ -83,7 +83,7 @@ def _read(journal: Path) -> Iterable[dict[str, Any]]:
 def _is_created(here: Path) -> Callable[[Path], bool]:
     """Tells which new files are worth a word: caches and temporary files are not, nor empty folders."""
     temporary = Path(tempfile.gettempdir()).resolve()
-    home = Path.home().resolve()
+    home = Path(os.path.expanduser("~")).resolve()  # noqa: PTH111  where there is none this does not raise
     here = here.resolve()
 
     def is_created(path: Path) -> bool:
@@ -105,10 +105,12 @@ class _Undoing:
     Attributes:
         journal: folder of the journal.
         new: paths that the command made, less those that have given way.
+        remade: folders that were removed and are there again, and which ones they stand for.
     """
 
     journal: Path
     new: set[str]
+    remade: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
 
     def __call__(self, entry: Mapping[str, Any]) -> bool:
         """Undo one entry; whether there was anything to undo."""
@@ -146,21 +148,30 @@ class _Undoing:
         elif same and _equal(path, blob):
             changed = False
         elif same:
-            with blob.open("rb") as source, path.open("r+b") as target:
-                shutil.copyfileobj(source, target, CHUNK)
-                target.truncate()
+            _overwrite(path, blob)
             changed = True
         else:
+            written = linked and entry["watched"] and not _is_as_long_ago(blob.stat(), entry)
             self._put(path, blob, entry, linked=linked)
             changed = True
+            if written:
+                raise _NotRestoredError(CHANGED)
         return _set_facts(path, entry) or changed
 
     def _put(self, path: Path, blob: Path, entry: Mapping[str, Any], *, linked: bool) -> None:
         """Put a file back that is no longer at its place."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        held = self.journal / f"{entry['device']}-{entry['inode']}.held"
         moved = _look(Path(entry["to"])) if entry["to"] in self.new and linked else None
         if moved is not None and _is_same(moved, entry):
             Path(entry["to"]).replace(path)
+        elif held.exists() and not linked:  # the file itself, for it has other names
+            if not _equal(held, blob):
+                _refuse_if_written(held.stat())
+                _overwrite(held, blob)
+            temporary = _beside(path)
+            temporary.hardlink_to(held)
+            temporary.replace(path)
         elif linked and blob.stat().st_nlink <= max(1, entry["links"]):
             blob.replace(path)  # no other name but those that it had before
         else:
@@ -199,6 +210,8 @@ class _Undoing:
         if now is not None and not path.is_dir():
             raise _NotRestoredError("a file has the place of this folder")
         path.mkdir(parents=True, exist_ok=True)
+        if now is None:
+            self.remade[str(path)] = (entry["device"], entry["inode"])
         if now is not None and stat.S_IMODE(now.st_mode) == entry["mode"]:
             return False
         path.chmod(entry["mode"])
@@ -208,12 +221,15 @@ class _Undoing:
         """Move a folder back."""
         path, moved = Path(entry["path"]), Path(entry["to"])
         now, there = _look(path), _look(moved)
-        if now is not None and _is_same(now, entry):
-            return False
-        if there is None or not _is_same(there, entry):
+        which = (entry["device"], entry["inode"])
+        if now is not None and (_is_same(now, entry) or self.remade.get(str(path)) == which):
+            return False  # between two file systems it is copied and removed instead
+        if there is None or (not _is_same(there, entry) and self.remade.get(str(moved)) != which):
             raise _NotRestoredError(f"it was moved to {moved}, and is not there any more")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._move_back(moved, path)
+        inside = entry["to"] + os.sep
+        self.new = {entry["path"] + os.sep + n.removeprefix(inside) if n.startswith(inside) else n for n in self.new}
         return True
 
     def _move_back(self, source: Path, target: Path) -> None:
@@ -245,8 +261,11 @@ class _Undoing:
 def _cut(path: Path, now: os.stat_result, entry: Mapping[str, Any]) -> bool:
     """Take off what was appended to a file; whether anything was."""
     keep = entry["keep"] if entry["keep"] >= 0 else entry["size"]
-    written = (now.st_size, now.st_mtime_ns) != (entry["size"], entry["modified"])
-    if now.st_size < keep or (entry["watched"] and written) or (now.st_size > keep and entry["keep"] < 0):
+    if (
+        now.st_size < keep
+        or (entry["watched"] and not _is_as_long_ago(now, entry))
+        or (now.st_size > keep and entry["keep"] < 0)
+    ):
         raise _NotRestoredError(CHANGED)
     if now.st_size > keep:
         os.truncate(path, keep)
@@ -275,6 +294,18 @@ def _blob(entry: Mapping[str, Any], journal: Path) -> Path | None:
 def _is_same(now: os.stat_result, entry: Mapping[str, Any]) -> bool:
     """Whether it is the very file, whatever its content."""
     return (now.st_dev, now.st_ino) == (entry["device"], entry["inode"])
+
+
+def _is_as_long_ago(now: os.stat_result, entry: Mapping[str, Any]) -> bool:
+    """Whether nothing has been written to it since."""
+    return (now.st_size, now.st_mtime_ns) == (entry["size"], entry["modified"])
+
+
+def _overwrite(path: Path, blob: Path) -> None:
+    """Write a file's content back in place, so that it stays the same file."""
+    with blob.open("rb") as source, path.open("r+b") as target:
+        shutil.copyfileobj(source, target, CHUNK)
+        target.truncate()
 
 
 def _beside(path: Path) -> Path:

@@ -279,6 +279,9 @@ class Observer:
         if self._in_step:  # a closure (LBFGS): its first backward sees the weights before the step
             if look is not None:
                 look.measure_parameters(self._parameters(), 1.0)
+            if self._rehearsal is not None:  # the closure's first gradient: the weights have not moved yet
+                self._close_step(Flag.NONE)
+                self._rehearsed(self._stepping)
             return
         if self._stepped_inside:
             self._close_step(Flag.NONE, self._last_optimizer)
@@ -396,6 +399,10 @@ class Observer:
             self._take_norm(factor)
         if self._rehearsal is not None and self._backwards:
             self._rate = float(optimizer.param_groups[0].get("lr", NAN))
+            if self._in_backward:
+                self._rehearsal.note(
+                    "The optimizer steps inside the backward pass: what lies behind its first step was not measured."
+                )
             self._close_step(Flag.NONE)
             self._rehearsed(optimizer)
 

@@ -82,6 +82,10 @@ class Rehearsal:
         if shortcut is not None:
             self._shortcuts.setdefault(order, shortcut)
 
+    def note(self, sentence: str) -> None:
+        """Something that could not be measured."""
+        self._notes.append(sentence)
+
     # ---- backward --------------------------------------------------------------------------------------------------
 
     def before_backward(

@@ -18,6 +18,12 @@ import sys
 import time
 from _thread import allocate_lock, get_ident
 
+
+try:
+    import _signal as signals  # pyright: ignore[reportMissingImports]  # signal itself would be an import
+except ImportError:
+    signals = None
+
 TYPE_CHECKING = False  # importing typing would cost more than all the rest
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
 
 LARGEST = 512 << 20
 """Bytes of a file that is copied. One that is larger is not let be overwritten."""
+LIMIT = "largest"
+"""File of the run folder that may say another number."""
 SMALL = 16 << 20
 """Bytes of a file that is copied although the command only appends to it: it could still truncate it."""
 CHUNK = 4 << 20
@@ -43,13 +51,12 @@ class Journal:
 
     Args:
         run: run folder.
-        largest: bytes of the largest file that is copied.
     """
 
-    def __init__(self, run: str, largest: int = LARGEST) -> None:
+    def __init__(self, run: str) -> None:
         self._run = os.path.realpath(run)
         self._folder = os.path.join(self._run, "journal")
-        self._largest = largest
+        self._limit = -1
         home = os.path.expanduser("~")  # noqa: PTH111  pathlib is not imported yet
         self._spared = ("/dev/", "/proc/", "/sys/", self._run + os.sep, os.path.join(home, ".cache") + os.sep)
         self._inside: set[int] = set()
@@ -127,8 +134,12 @@ class Journal:
                 os.close(descriptor)
         except OSError:
             os._exit(1)  # nobody can be told, and it must not go on
-        while True:
-            time.sleep(3600.0)
+        if hasattr(signals, "pthread_sigmask"):  # a launcher that gives up must not wake the command's own handlers
+            signals.pthread_sigmask(signals.SIG_BLOCK, signals.valid_signals())
+        parent = os.environ.get("GRADIOMETER_CHECK_BY", "")
+        while not parent.isdigit() or _is_alive(int(parent)):
+            time.sleep(1.0)
+        os._exit(1)
 
     def _open(self, path: "Any", flags: int) -> None:
         where = self._locate(path)
@@ -171,6 +182,8 @@ class Journal:
         folder = stat.S_ISDIR(found.st_mode)
         if not folder:
             self._keep(before, REMOVE, to=after)
+        elif os.path.lexists(after) and not os.path.isdir(after):  # noqa: PTH112
+            return  # it will fail
         if os.path.lexists(after):
             self._keep(after, REMOVE)
         elif not folder:
@@ -182,10 +195,12 @@ class Journal:
         """A folder is about to be moved. Every such move is noted, for what lies in it is known by its path."""
         with self._locked():
             own = self._read(before)
+            theirs = self._read(after)
             if own is not None and own["kind"] in ("new", "new folder"):
+                if theirs is not None:
+                    return  # it says what stood there before
                 self._write(after, {"path": after, "time": time.time_ns(), "kind": "new", "level": TRUNCATE})
                 return
-            theirs = self._read(after)
             if theirs is not None and theirs["kind"] in ("new", "new folder"):
                 os.unlink(self._name(after))  # noqa: PTH108  what will be there was there before
             moved = _entry(before, found)
@@ -336,9 +351,11 @@ class Journal:
             entry["keep"] = size
         elif level == REMOVE and self._link_content(path, found):
             entry["blob"] = _stem(found)
-        elif level != META and size <= self._largest:
+        elif level != META and size <= self._largest():
             entry["blob"] = _key(path)
             self._copy(path, entry["blob"] + ".copy", size)
+            if found.st_nlink > 1:
+                self._link_content(path, found, ".held")  # its other names must change back too
             return TRUNCATE
         elif level == UPDATE:  # opened for reading and writing, perhaps only to be read: said afterwards if it was changed
             entry["watched"] = True
@@ -349,10 +366,24 @@ class Journal:
             raise Refusal(path + " is about to be " + what + "; of " + size + " MB it is too large to be put back afterwards.")
         return level
 
-    def _link_content(self, path: str, found: os.stat_result) -> bool:
+    def _largest(self) -> int:
+        """Bytes of the largest file that is copied; read when it is needed, for most processes never write."""
+        if self._limit < 0:
+            try:
+                descriptor = os.open(os.path.join(self._run, LIMIT), os.O_RDONLY)
+            except FileNotFoundError:
+                self._limit = LARGEST
+            else:
+                try:
+                    self._limit = int(os.read(descriptor, 32))
+                finally:
+                    os.close(descriptor)
+        return self._limit
+
+    def _link_content(self, path: str, found: os.stat_result, suffix: str = ".link") -> bool:
         """Keep a file that is only removed or moved under one more name; whether that could be done."""
         try:
-            os.link(path, os.path.join(self._folder, _stem(found) + ".link"))
+            os.link(path, os.path.join(self._folder, _stem(found) + suffix))
         except FileExistsError:
             return True
         except OSError:  # another file system, or one without links
@@ -366,11 +397,14 @@ class Journal:
             return
         with self._locked():
             if os.path.exists(link):  # noqa: PTH110
-                if found.st_size > self._largest:
+                if found.st_size > self._largest():
                     size = str(found.st_size >> 20)
                     raise Refusal("A file of " + size + " MB is about to be overwritten, too large to be put back afterwards.")
                 self._copy(link, _stem(found) + ".copy", found.st_size)
-                os.unlink(link)  # noqa: PTH108
+                if found.st_nlink > 2:  # it has names besides, which must change back too
+                    os.replace(link, os.path.join(self._folder, _stem(found) + ".held"))  # noqa: PTH105
+                else:
+                    os.unlink(link)  # noqa: PTH108
 
     def _copy(self, source: str, name: str, size: int) -> None:
         target = os.path.join(self._folder, name)
@@ -514,9 +548,18 @@ def _escape(character: str) -> str:
     return "\\u%04x" % number  # noqa: UP031
 
 
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
+
+
 def start(run: str) -> Journal:
     """Keep from here on what this process changes."""
-    largest = os.environ.get("GRADIOMETER_CHECK_LARGEST", "")
-    journal = Journal(run, int(largest) if largest.isdigit() else LARGEST)
+    journal = Journal(run)
     sys.addaudithook(journal.hook)
     return journal
