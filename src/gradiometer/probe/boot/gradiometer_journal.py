@@ -12,17 +12,12 @@ check is refused.
 An entry is a file of one line, the ``ascii()`` of a dictionary (json would be an import).
 """
 
+import _signal  # pyright: ignore[reportMissingImports]  # signal itself would be an import
 import os
 import stat
 import sys
 import time
 from _thread import allocate_lock, get_ident
-
-
-try:
-    import _signal as signals  # pyright: ignore[reportMissingImports]  # signal itself would be an import
-except ImportError:
-    signals = None
 
 TYPE_CHECKING = False  # importing typing would cost more than all the rest
 if TYPE_CHECKING:
@@ -134,8 +129,8 @@ class Journal:
                 os.close(descriptor)
         except OSError:
             os._exit(1)  # nobody can be told, and it must not go on
-        if hasattr(signals, "pthread_sigmask"):  # a launcher that gives up must not wake the command's own handlers
-            signals.pthread_sigmask(signals.SIG_BLOCK, signals.valid_signals())
+        if hasattr(_signal, "pthread_sigmask") and hasattr(_signal, "valid_signals"):  # none of its handlers runs from here on
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
         parent = os.environ.get("GRADIOMETER_CHECK_BY", "")
         while not parent.isdigit() or _is_alive(int(parent)):
             time.sleep(1.0)
