@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 from gradiometer import halting, journal
 from gradiometer.errors import GradiometerError
 from gradiometer.halting import Halted, halt_at_first_step
-from gradiometer.launch import resolve
+from gradiometer.launch import probe_environment, resolve
 from gradiometer.record.folder import create_folder
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -264,6 +265,125 @@ def test_handlers_are_put_back_and_threads_may_halt() -> None:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="shared memory is files on Linux only")
+def test_shared_memory_of_the_killed_is_given_back() -> None:
+    ours = shared_memory.SharedMemory(create=True, size=100)
+    try:
+        halted = files(
+            f"""
+            import multiprocessing, os, sys
+            from multiprocessing import shared_memory
+            kept = [shared_memory.SharedMemory(create=True, size=100), multiprocessing.get_context("spawn").Lock()]
+            other = shared_memory.SharedMemory({ours.name!r})
+            open(f"/dev/shm/torch_{{os.getpid()}}_1_0", "w")  # as torch's file_system strategy; mapped by nobody
+            sys.kept = kept
+            lock = kept[1]._semlock.name.replace("/", "sem.")
+            open("names", "w").write(" ".join([kept[0].name, lock, f"torch_{{os.getpid()}}_1_0"]))
+            """
+        )
+        made = Path("names").read_text().split()
+        assert len(made) == 3
+        assert not [name for name in made if (halting.SHARED / name).exists()]
+        assert (halting.SHARED / ours.name).exists()
+        assert names(halted.created) == ["names"]
+    finally:
+        ours.close()
+        ours.unlink()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shared memory is files on Linux only")
+def test_shared_memory_that_another_program_has_is_left_to_it() -> None:
+    ours = shared_memory.SharedMemory(create=True, size=100)
+    try:
+        tree = halting._Tree(subprocess.Popen(["true"]), frozenset())  # pyright: ignore[reportPrivateUsage]
+        tree.child.wait()
+        tree.held.add((halting.SHARED / ours.name).stat().st_ino)
+        halting._free({ours.name}, tree)  # pyright: ignore[reportPrivateUsage]
+        assert (halting.SHARED / ours.name).exists()
+    finally:
+        ours.close()
+        ours.unlink()
+
+
+def test_a_process_group_that_loses_its_parent_is_not_woken(here: Path) -> None:
+    """The kernel sends SIGHUP and SIGCONT to what is stopped and orphaned."""
+    halted = files(
+        """
+        import os, signal, subprocess, sys, time
+        code = (
+            "import pathlib, signal, time\\n"
+            "act = lambda n, _: pathlib.Path(f'handler-{n}').touch()\\n"
+            "signal.signal(signal.SIGHUP, act); signal.signal(signal.SIGCONT, act)\\n"
+            "pathlib.Path('ready').touch()\\n"
+            "time.sleep(60)\\n"
+        )
+        subprocess.Popen([sys.executable, "-c", code], process_group=0)
+        while not os.path.exists("ready"): time.sleep(0.01)
+        """
+    )
+    assert names(halted.created) == ["ready"]
+    assert not list(here.glob("handler-*"))
+
+
+def test_parents_come_before_their_children() -> None:
+    made = {pid: halting._Process(pid, parent, 1, "T", "0") for pid, parent in [(5, 4), (4, 3), (9, 1), (3, 2)]}  # pyright: ignore[reportPrivateUsage]
+    ordered = [p.pid for p in halting._parents_first(made)]  # pyright: ignore[reportPrivateUsage]
+    assert sorted(ordered) == [3, 4, 5, 9]
+    assert ordered.index(3) < ordered.index(4) < ordered.index(5)
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_who_cannot_be_ended_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(halting, "DYING", 0.1)
+    monkeypatch.setattr(halting, "FREEZING", 0.1)
+    monkeypatch.setattr(halting, "_send", lambda *_: None)
+    halted = halt("sleep", "60", seconds=0.1)
+    assert len(halted.alive) == 1
+    os.kill(halted.alive[0], signal.SIGKILL)
+    os.waitpid(halted.alive[0], 0)
+
+
+def test_a_command_under_run_is_checked_all_the_same(here: Path) -> None:
+    say = 'echo "{\\"event\\": \\"check-ready\\", \\"rank\\": 0, \\"world\\": 1}" >> $GRADIOMETER_RUN/events.jsonl; sleep 60'
+    halted = halt(PYTHON, "-m", "gradiometer", "run", "--", "bash", "-c", say, seconds=20.0)
+    assert (halted.ready, halted.timed_out) == ((0,), False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_refusing_process_hears_no_signal_and_ends_with_its_parent(here: Path) -> None:
+    old("large", "1" * 2000)
+    run = create_folder(here.parent / "run", ["x"], "0")
+    (run / halting.LIMIT).write_text("1000")
+    parent = subprocess.Popen(["sleep", "60"])
+    code = (
+        "import pathlib, signal\n"
+        "signal.signal(signal.SIGTERM, lambda *_: pathlib.Path('handler').touch())\n"
+        "open('large', 'w')\n"
+    )
+    environment = probe_environment(run, 1.0, 1) | {"GRADIOMETER_CHECK": "1", "GRADIOMETER_CHECK_BY": str(parent.pid)}
+    child = subprocess.Popen([PYTHON, "-c", code], env=environment)
+    try:
+        end = time.monotonic() + 20.0
+        while "check-refused" not in events(run) and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.1)  # it says so just before it blocks
+        child.terminate()
+        parent.kill()
+        parent.wait()
+        assert child.wait(20.0) == 1
+    finally:
+        parent.kill()
+        child.kill()
+        child.wait()
+    assert not (here / "handler").exists()
+    assert (here / "large").stat().st_size == 2000
+
+
+def events(run: Path) -> str:
+    path = run / "events.jsonl"
+    return path.read_text() if path.exists() else ""
+
+
 # ---- files -------------------------------------------------------------------------------------------------------------
 
 CHANGES = {
@@ -301,6 +421,7 @@ CHANGES = {
     "trees swapped": "import os; os.rename('tree', 't'); os.rename('other', 'tree'); os.rename('t', 'other')",
     "saved a database": "import sqlite3; c = sqlite3.connect('d.db'); c.execute('insert into t values (2)'); c.commit()",
     "relative to a folder": "import os; os.remove('y', dir_fd=os.open('tree', os.O_RDONLY))",
+    "moved to where nothing can be": "import os\ntry: os.rename('tree', 'no/such')\nexcept OSError: os.remove('tree/y')",
     "elsewhere": "import os; os.chdir('tree'); open('../a.txt', 'w').write('new')",
 }
 
@@ -313,6 +434,7 @@ def furnished(here: Path) -> Path:
     old("tree/deep/x", "x\n")
     old("tree/y", "y\n", 0o444)
     old("other/y", "the other y\n")
+    os.link("b.txt", "tree/b.txt")
     Path("link").symlink_to("a.txt")
     database = sqlite3.connect("d.db")
     database.execute("create table t (a)")
@@ -330,6 +452,62 @@ def test_what_was_there_is_as_it_was(code: str, furnished: Path) -> None:
     assert halted.restored
     assert not halted.not_restored
     assert not halted.created
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "open('b.txt', 'w').write('new')",
+        "import os; open('b.txt', 'w').write('new'); os.replace('a.txt', 'b.txt')",
+        "import os; os.rename('b.txt', 'link'); open('link', 'a').write('new')",
+        "import os; os.remove('b.txt'); open('b.txt', 'w').write('new')",
+    ],
+)
+def test_a_file_with_two_names_is_as_it_was_under_both(code: str, furnished: Path) -> None:
+    before = facts(furnished)
+    halted = files(code)
+    assert facts(furnished) == before
+    assert not halted.not_restored
+    assert (furnished / "b.txt").samefile(furnished / "tree" / "b.txt")
+
+
+@pytest.mark.processes
+def test_whatever_is_done_in_whatever_order() -> None:
+    """Random sequences; a finding is reproduced by `check_random.py SEED SEED+1`."""
+    done = subprocess.run([PYTHON, str(SCRIPTS / "check_random.py"), "0", "150"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def test_a_folder_copied_and_removed_instead_of_moved(furnished: Path) -> None:
+    """As shutil.move does it between two file systems."""
+    before = facts(furnished)
+    halted = files("import shutil; shutil.move('tree', 'no/such')")
+    assert not halted.not_restored
+    after = facts(furnished)
+    assert {name: fact for name, fact in after.items() if not name.startswith("no")} == before
+    assert names(halted.created) == ["no/such/b.txt", "no/such/deep/x", "no/such/y"]
+
+
+def test_a_new_folder_in_the_place_of_a_file(furnished: Path) -> None:
+    halted = files("import os; os.rename('a.txt', 'c.txt'); os.mkdir('new'); open('new/x', 'w'); os.rename('new', 'a.txt')")
+    assert [path for path, _ in halted.not_restored] == [furnished / "a.txt"]
+    assert "a folder has its place" in halted.not_restored[0][1]
+
+
+def test_new_files_in_a_moved_folder_are_listed_where_they_are(furnished: Path) -> None:
+    halted = files("import os; os.rename('tree', 'moved'); open('moved/new', 'w').write('x')")
+    assert names(halted.created) == ["tree/new"]
+
+
+def test_many_files_are_put_back_quickly(furnished: Path) -> None:
+    for k in range(1000):
+        old(f"many/{k}")
+    before = facts(furnished)
+    began = time.monotonic()
+    halted = files("for k in range(1000): open(f'many/{k}', 'w').close()")
+    assert len(halted.restored) == 1000
+    assert time.monotonic() - began < 10.0
+    assert facts(furnished) == before
 
 
 def test_a_file_changed_under_another_name(furnished: Path) -> None:
@@ -392,9 +570,11 @@ def test_a_file_too_large_to_copy_is_not_let_be_overwritten(code: str, furnished
     assert facts(furnished) == before
 
 
-def test_a_large_file_changed_in_place_is_told(furnished: Path) -> None:
+@pytest.mark.parametrize("then", ["", "; import os; os.rename('large', 'l')"])
+def test_a_large_file_changed_in_place_is_told(then: str, furnished: Path) -> None:
     old("large", "1" * 2000)
-    halted = files("f = open('large', 'r+'); f.write('2'); f.close()", largest=1000)
+    halted = files("f = open('large', 'r+'); f.write('2'); f.close()" + then, largest=1000)
+    assert (furnished / "large").exists()
     assert halted.not_restored == ((furnished / "large", journal.CHANGED),)
 
 

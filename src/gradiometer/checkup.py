@@ -110,6 +110,8 @@ def _remarks(halted: Halted) -> tuple[str, ...]:
     remarks += [f"Not put back: {path} ({why})." for path, why in halted.not_restored]
     if halted.created:
         remarks.append(f"The command itself made, before its first step: {_list(halted.created)}.")
+    if halted.alive:
+        remarks.append(f"Still running: process {', '.join(map(str, halted.alive))}.")
     if halted.ready and len(halted.ready) < halted.world:
         remarks.append(f"Only {len(halted.ready)} of {halted.world} ranks came to their first step.")
     return tuple(remarks)

@@ -272,7 +272,7 @@ class _Tree:
     child: subprocess.Popen[bytes]
     before: frozenset[tuple[int, str]]
     known: set[tuple[int, str]] = field(default_factory=set[tuple[int, str]])
-    held: set[str] = field(default_factory=set[str])
+    held: set[int] = field(default_factory=set[int])
     noted: float = 0.0
 
     def note(self, now: float) -> None:
@@ -386,14 +386,13 @@ def _shared() -> set[str]:
         return set()
 
 
-def _held(pid: int) -> set[str]:
-    """Segments of shared memory that a process has mapped."""
-    found: set[str] = set()
+def _held(pid: int) -> set[int]:
+    """Segments of shared memory that a process has mapped: their inodes, for a semaphore is mapped under another name."""
+    found: set[int] = set()
     with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", errors="surrogateescape") as file:  # it may have ended
         for line in file:
-            _, slash, name = line.rstrip("\n").partition(f"{SHARED}/")
-            if slash:
-                found.add(name)
+            if f" {SHARED}/" in line:
+                found.add(int(line.split(None, 5)[4]))
     return found
 
 
@@ -405,9 +404,14 @@ def _free(new: set[str], tree: _Tree) -> None:
         tree: the command's processes.
     """
     pids = {str(pid) for pid, _ in tree.known}
-    theirs = {name for name in new if name in tree.held or (name.startswith("torch_") and name.split("_")[1] in pids)}
-    if theirs:
-        theirs -= set[str]().union(*(_held(p.pid) for p in _processes()))
-    for name in theirs:
+    theirs: dict[str, int] = {}
+    for name in new:
         with contextlib.suppress(OSError):
-            (SHARED / name).unlink()
+            inode = (SHARED / name).stat().st_ino
+            if inode in tree.held or (name.startswith("torch_") and name.split("_")[1] in pids):
+                theirs[name] = inode
+    held = set[int]().union(*(_held(p.pid) for p in _processes())) if theirs else set[int]()
+    for name, inode in theirs.items():
+        if inode not in held:
+            with contextlib.suppress(OSError):
+                (SHARED / name).unlink()

@@ -53,7 +53,7 @@ def undo(folder: Path, *, here: Path | None = None) -> Undone:
     undone = Undone()
     journal = folder / JOURNAL
     entries = sorted(_read(journal), key=lambda entry: entry["time"], reverse=True)
-    undoing = _Undoing(journal, {entry["path"] for entry in entries if entry["kind"] == "new"})
+    undoing = _Undoing(journal, {entry["path"] for entry in entries if entry["kind"] == "new"}, _writers())
     for entry in entries:
         path = Path(entry["path"])
         try:
@@ -105,11 +105,13 @@ class _Undoing:
     Attributes:
         journal: folder of the journal.
         new: paths that the command made, less those that have given way.
+        writers: files that another program is writing, which are left alone, and that program.
         remade: folders that were removed and are there again, and which ones they stand for.
     """
 
     journal: Path
     new: set[str]
+    writers: Mapping[tuple[int, int], int]
     remade: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
 
     def __call__(self, entry: Mapping[str, Any]) -> bool:
@@ -139,7 +141,7 @@ class _Undoing:
         if now is not None and stat.S_ISDIR(now.st_mode):
             raise _NotRestoredError("a folder has its place" + (f"; what it was is kept as {blob}" if blob is not None else ""))
         if now is not None:
-            _refuse_if_written(now)
+            self._refuse_if_written(now)
         if same and (blob is None or linked):  # its content was at most added to
             assert now is not None
             changed = _cut(path, now, entry)
@@ -158,6 +160,11 @@ class _Undoing:
                 raise _NotRestoredError(CHANGED)
         return _set_facts(path, entry) or changed
 
+    def _refuse_if_written(self, found: os.stat_result) -> None:
+        writer = self.writers.get((found.st_dev, found.st_ino))
+        if writer is not None:
+            raise _NotRestoredError(f"process {writer} has it open for writing")
+
     def _put(self, path: Path, blob: Path, entry: Mapping[str, Any], *, linked: bool) -> None:
         """Put a file back that is no longer at its place."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +174,7 @@ class _Undoing:
             Path(entry["to"]).replace(path)
         elif held.exists() and not linked:  # the file itself, for it has other names
             if not _equal(held, blob):
-                _refuse_if_written(held.stat())
+                self._refuse_if_written(held.stat())
                 _overwrite(held, blob)
             temporary = _beside(path)
             temporary.hardlink_to(held)
@@ -251,7 +258,7 @@ class _Undoing:
         database = path.with_name(path.name.rpartition("-")[0])
         if now is None or not database.exists() or str(database) in self.new:
             return False
-        _refuse_if_written(now)
+        self._refuse_if_written(now)
         aside = self.journal.parent / SET_ASIDE
         aside.mkdir(exist_ok=True)
         shutil.move(path, aside / path.name)
@@ -261,11 +268,8 @@ class _Undoing:
 def _cut(path: Path, now: os.stat_result, entry: Mapping[str, Any]) -> bool:
     """Take off what was appended to a file; whether anything was."""
     keep = entry["keep"] if entry["keep"] >= 0 else entry["size"]
-    if (
-        now.st_size < keep
-        or (entry["watched"] and not _is_as_long_ago(now, entry))
-        or (now.st_size > keep and entry["keep"] < 0)
-    ):
+    written = entry["watched"] and not _is_as_long_ago(now, entry)
+    if now.st_size < keep or written or (now.st_size > keep and entry["keep"] < 0):
         raise _NotRestoredError(CHANGED)
     if now.st_size > keep:
         os.truncate(path, keep)
@@ -345,17 +349,11 @@ def _set_facts(path: Path, entry: Mapping[str, Any]) -> bool:
     return changed
 
 
-def _refuse_if_written(found: os.stat_result) -> None:
-    """Leave a file alone that another program is writing."""
-    writer = _writer(found)
-    if writer is not None:
-        raise _NotRestoredError(f"process {writer} has it open for writing")
-
-
-def _writer(found: os.stat_result) -> int | None:
-    """A process that has this file open for writing; where there is no /proc nobody can tell."""
-    if sys.platform != "linux" or not stat.S_ISREG(found.st_mode):
-        return None
+def _writers() -> dict[tuple[int, int], int]:
+    """Regular files that are open for writing, and by which process; where there is no /proc nobody can tell."""
+    found: dict[tuple[int, int], int] = {}
+    if sys.platform != "linux":
+        return found
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal():
             continue
@@ -363,9 +361,9 @@ def _writer(found: os.stat_result) -> int | None:
             for descriptor in (process / "fd").iterdir():
                 with contextlib.suppress(OSError):
                     held = descriptor.stat()
-                    if (held.st_dev, held.st_ino) == (found.st_dev, found.st_ino) and _writes(process, descriptor.name):
-                        return int(process.name)
-    return None
+                    if stat.S_ISREG(held.st_mode) and _writes(process, descriptor.name):
+                        found[held.st_dev, held.st_ino] = int(process.name)
+    return found
 
 
 def _writes(process: Path, descriptor: str) -> bool:

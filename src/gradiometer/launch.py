@@ -277,7 +277,7 @@ def probe_environment(folder: Path, overhead: float, every: int | None) -> dict[
     # under another `gradiometer run` the folder is there already
     theirs = [entry for entry in inherited.split(os.pathsep) if entry != boot] if inherited else []
     environment["PYTHONPATH"] = os.pathsep.join([boot, *theirs])
-    if not environment.get("GRADIOMETER_CHECK"):  # else this command itself is being checked, and that waits for a record
+    if not (environment.get("GRADIOMETER_CHECK") and environment.get("GRADIOMETER_RUN")):  # else we are being checked ourselves
         environment["GRADIOMETER_RUN"] = str(folder)
     environment["GRADIOMETER_OVERHEAD"] = repr(float(overhead))
     environment.pop("GRADIOMETER_EVERY", None)

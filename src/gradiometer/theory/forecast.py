@@ -11,19 +11,29 @@ What theory does not cover (attention, pooling, a gate) takes the gain that was 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Final
 
 import numpy as np
 
-from gradiometer.record.blueprint import SAMPLE_LIMIT, SAMPLE_STEP, Blueprint, Node, Op, Spread
+from gradiometer.record.blueprint import Blueprint, Node, Op
 from gradiometer.record.ledger import FloatArray
-from gradiometer.theory.activations import Activation, activation
 from gradiometer.theory.moments import Moments, moments
+from gradiometer.theory.propagation import (
+    SAMPLES,
+    TINY,
+    Back,
+    State,
+    crossing,
+    function_of,
+    likeness,
+    measured_state,
+    sampled_likeness,
+    spatial,
+    weighted,
+)
 
-SAMPLES: Final = 24
 Z90: Final = 1.6448536269514722
 """Half width of a 90 % interval in standard deviations."""
 ROUGHNESS: Final = 0.3
@@ -35,7 +45,6 @@ MOST_CHANCE: Final = 0.5
 """Variance of the logarithm of how much of a gradient lies along the signal, at most: a batch has several examples."""
 LEAST_SLOPE: Final = 1e-90
 """Square of the slope that a layer of dead or fully saturated units is given, so that it is told from zero weights."""
-TINY: Final = 1e-250
 HUGE: Final = 1e250
 LN10: Final = math.log(10.0)
 
@@ -88,47 +97,6 @@ class NodeForecast:
     covered: bool
 
 
-Profile = tuple[FloatArray, ...]
-"""How a square is spread over the positions of an image, for each axis, with mean one; empty where it is even."""
-
-
-@dataclass(slots=True)
-class _State:
-    """Statistics of a signal for every sample: mean square, mean, and 1 - c in its two forms."""
-
-    square: FloatArray
-    mean: FloatArray
-    apart: FloatArray
-    anywhere: FloatArray
-    pairs: FloatArray
-    profile: Profile = ()
-
-    @property
-    def varying(self) -> FloatArray:
-        return np.maximum(self.square - self.mean**2, TINY)
-
-
-@dataclass(slots=True)
-class _Back:
-    """Squared gradient for every sample, how much of it is shared, and how alike two are.
-
-    Attributes:
-        log: natural logarithm of the part that random weights carry.
-        along: product of signal and gradient, summed over the units of an example. A positively homogeneous network
-            carries it through unchanged (Euler's identity), whatever its weights: the gradient is never less than this
-            over the size of the signal.
-        shared: share of the gradient that is the mean over (example, position).
-        overlap: mean squared cosine of two (example, position).
-        profile: how it is spread over positions.
-    """
-
-    log: FloatArray
-    along: FloatArray
-    shared: FloatArray
-    overlap: FloatArray
-    profile: Profile = ()
-
-
 def forecast(blueprint: Blueprint, *, seed: int = 0) -> tuple[NodeForecast, ...]:
     """Forecast of every operation of a blueprint.
 
@@ -149,9 +117,9 @@ class _Run:
     def __init__(self, nodes: Sequence[Node], rng: np.random.Generator) -> None:
         self._nodes = nodes
         self._rng = rng
-        self._states: list[_State] = []
+        self._states: list[State] = []
         self._moments: dict[int, Moments] = {}
-        self._backs: list[_Back | None] = [None] * len(nodes)
+        self._backs: list[Back | None] = [None] * len(nodes)
         self._gains: list[list[FloatArray]] = [[] for _ in nodes]
         self._lost: set[int] = set()
         heads = [node.count for node in nodes if node.op is Op.LINEAR]
@@ -170,13 +138,13 @@ class _Run:
         for index, node in enumerate(self._nodes):
             state = self._step(index, node)
             if np.isnan(state.square).any():  # something unknown came in: go on from what was measured, if it was
-                state = _measured(node.output)
+                state = measured_state(node.output)
                 self._lost.add(index)
             state.square = np.clip(state.square, 0.0, HUGE)
             state.apart, state.anywhere = np.clip(state.apart, 0.0, 2.0), np.clip(state.anywhere, 0.0, 2.0)
             self._states.append(state)
 
-    def _step(self, index: int, node: Node) -> _State:
+    def _step(self, index: int, node: Node) -> State:
         given = [self._states[i] for i in node.inputs]
         match node.op:
             case Op.LINEAR:
@@ -192,32 +160,32 @@ class _Run:
             case Op.SCALE:
                 return self._scale(node, given[0])
             case Op.ENTRY | Op.UNKNOWN:
-                return _measured(node.output)
+                return measured_state(node.output)
 
-    def _linear(self, node: Node, x: _State) -> _State:
+    def _linear(self, node: Node, x: State) -> State:
         n = node.numbers
         if n["gain"] == 0.0:  # weights that start at zero: nothing passes, whatever came in
             square = np.full(SAMPLES, n.get("bias_square", 0.0))
-            return _State(
+            return State(
                 square, np.full(SAMPLES, n.get("bias_mean", 0.0)), np.zeros(SAMPLES), np.zeros(SAMPLES), np.zeros(SAMPLES)
             )
-        factor, profile = _spatial(n, x.profile)
+        factor, profile = spatial(n, x.profile)
         gain, ones = n["gain"] * factor, n["ones"]
         random = x.varying + np.minimum(ones, n["fan_in"]) * x.mean**2
-        likeness = _likeness(x.anywhere, node.count)
-        random = gain * random * self._noise(2.0 * likeness * n["forward_excess"])
+        alike = likeness(x.anywhere, node.count)
+        random = gain * random * self._noise(2.0 * alike * n["forward_excess"])
         square = random + n.get("bias_square", 0.0)
         kept = gain * x.square / np.maximum(square, TINY)
         mean = n["row_mean"] * factor * x.mean + n.get("bias_mean", 0.0)
-        anywhere, pairs = x.anywhere * kept, _sampled_likeness(x.pairs, n["forward_excess"])
+        anywhere, pairs = x.anywhere * kept, sampled_likeness(x.pairs, n["forward_excess"])
         if "in0" in n and node.output is not None:
             # how alike two positions of an image are is no matter of weights: it is taken as the first pass showed it
             anywhere = np.full(SAMPLES, node.output.apart_anywhere)
             pairs = np.full(SAMPLES, max(node.output.pairs - 1.0 / node.units, 0.0))
-        return _State(square, mean, x.apart * kept, anywhere, pairs, profile)
+        return State(square, mean, x.apart * kept, anywhere, pairs, profile)
 
-    def _activation(self, index: int, node: Node, x: _State) -> _State:
-        function = _function(node)
+    def _activation(self, index: int, node: Node, x: State) -> State:
+        function = function_of(node)
         # a mean that weights drawn at random would have anyway is no mean
         mean = np.where(x.mean**2 > 9.0 * x.square / max(node.units, 1), x.mean, 0.0)
         varying = np.maximum(x.square - mean**2, TINY)
@@ -226,25 +194,25 @@ class _Run:
         self._moments[index] = known
         share = np.clip(x.square / varying, 1.0, 1e12)
         apart, anywhere = (np.clip(a * share, 0.0, 2.0) for a in (x.apart, x.anywhere))
-        likeness = known.square_likeness(anywhere)
-        likeness = likeness + (known.kurtosis - likeness) / node.count
-        own = (likeness - 1.0 - 2.0 * known.elasticity**2 * _likeness(x.anywhere, node.count)) / node.units
+        pattern = known.square_likeness(anywhere)
+        pattern = pattern + (known.kurtosis - pattern) / node.count
+        own = (pattern - 1.0 - 2.0 * known.elasticity**2 * likeness(x.anywhere, node.count)) / node.units
         square = known.square * self._noise(own)
         lost = np.isnan(x.square)
         differs = known.apart(anywhere)
         # how the activation spreads pairs that are more alike than others, and what a finite width adds
         kept = varying * known.slope_square * known.slope_likeness(anywhere) * anywhere / (known.square * differs)
         linear = np.clip(np.nan_to_num(kept, nan=1.0), 0.0, 1.0)
-        return _State(
+        return State(
             np.where(lost, np.nan, square),
             np.where(lost, np.nan, known.mean * np.sqrt(square / known.square)),
             known.apart(apart),
             differs,
-            _sampled_likeness(x.pairs * linear**2, (1.0 - linear) / node.units),
+            sampled_likeness(x.pairs * linear**2, (1.0 - linear) / node.units),
             x.profile,
         )
 
-    def _batch_norm(self, node: Node, x: _State) -> _State:
+    def _batch_norm(self, node: Node, x: State) -> State:
         n = node.numbers
         gamma2, beta2 = n.get("gamma_square", 1.0), n.get("beta_square", 0.0)
         if "running_inverse" in n:
@@ -258,9 +226,9 @@ class _Run:
         mean = np.full(SAMPLES, n.get("beta_mean", 0.0))
         # units that lie along what many examples share have a large variance, and are scaled down: E z1^2 / sum p_k z_k^2
         pairs = x.pairs * np.clip(1.0 - 2.0 * x.pairs, 0.0, 1.0)
-        return _State(square, mean, x.apart * kept, x.anywhere * kept, pairs, x.profile)
+        return State(square, mean, x.apart * kept, x.anywhere * kept, pairs, x.profile)
 
-    def _layer_norm(self, node: Node, x: _State) -> _State:
+    def _layer_norm(self, node: Node, x: State) -> State:
         n = node.numbers
         gamma2, beta2 = n.get("gamma_square", 1.0), n.get("beta_square", 0.0)
         variance = x.varying if node.op is Op.LAYER_NORM else x.square
@@ -268,39 +236,39 @@ class _Run:
         square = factor * variance + beta2
         kept = factor * x.square / np.maximum(square, TINY)
         mean = n.get("beta_mean", 0.0) + (np.sqrt(factor) * x.mean if node.op is Op.RMS_NORM else 0.0 * x.mean)
-        return _State(square, mean, x.apart * kept, x.anywhere * kept, x.pairs, x.profile)
+        return State(square, mean, x.apart * kept, x.anywhere * kept, x.pairs, x.profile)
 
-    def _add(self, node: Node, given: Sequence[_State]) -> _State:
+    def _add(self, node: Node, given: Sequence[State]) -> State:
         factors = [node.numbers[f"factor{k}"] for k in range(len(given))]
         mean = sum((f * x.mean for f, x in zip(factors, given, strict=True)), np.zeros(SAMPLES))
         parts = [f * f * np.maximum(x.square - x.mean**2, 0.0) for f, x in zip(factors, given, strict=True)]
         whole = sum(parts, np.zeros(SAMPLES))
-        crossing = _crossing(parts, whole) * _likeness(given[0].anywhere, node.count) / node.units
-        square = whole * self._noise(crossing) + mean**2
+        products = crossing(parts, whole) * likeness(given[0].anywhere, node.count) / node.units
+        square = whole * self._noise(products) + mean**2
         weights = [f * f * x.square for f, x in zip(factors, given, strict=True)]
-        apart = _weighted(weights, [x.apart for x in given], square)
-        anywhere = _weighted(weights, [x.anywhere for x in given], square)
+        apart = weighted(weights, [x.apart for x in given], square)
+        anywhere = weighted(weights, [x.anywhere for x in given], square)
         differing = [w * x.anywhere for w, x in zip(weights, given, strict=True)]
-        alike = _weighted(differing, [np.sqrt(x.pairs) for x in given], square * anywhere) ** 2
-        return _State(square, mean, apart, anywhere, np.nan_to_num(alike), given[0].profile)
+        alike = weighted(differing, [np.sqrt(x.pairs) for x in given], square * anywhere) ** 2
+        return State(square, mean, apart, anywhere, np.nan_to_num(alike), given[0].profile)
 
-    def _scale(self, node: Node, x: _State) -> _State:
+    def _scale(self, node: Node, x: State) -> State:
         n = node.numbers
         if n["square"] == 0.0:
             nothing = np.zeros(SAMPLES)
-            return _State(nothing, nothing, nothing, nothing, nothing)
+            return State(nothing, nothing, nothing, nothing, nothing)
         square, mean = n["square"] * x.square, n["mean"] * x.mean
         kept = n["cross"] / n["square"] if n["square"] else 1.0
         if kept == 1.0:
-            return _State(square, mean, x.apart, x.anywhere, x.pairs, x.profile)
+            return State(square, mean, x.apart, x.anywhere, x.pairs, x.profile)
         apart, anywhere = 1.0 - kept * (1.0 - x.apart), 1.0 - kept * (1.0 - x.anywhere)
         pairs = x.pairs * np.nan_to_num(kept * x.anywhere / anywhere) ** 2
-        return _State(square, mean, apart, anywhere, pairs, x.profile)
+        return State(square, mean, apart, anywhere, pairs, x.profile)
 
     # ---- backward --------------------------------------------------------------------------------------------------
 
     def backward(self) -> None:
-        arriving: list[list[_Back]] = [[] for _ in self._nodes]
+        arriving: list[list[Back]] = [[] for _ in self._nodes]
         for index in range(len(self._nodes) - 1, -1, -1):
             node = self._nodes[index]
             back = self._gather(index, node, arriving[index])
@@ -311,14 +279,14 @@ class _Run:
                 if sent is not None:
                     arriving[source].append(sent)
 
-    def _gather(self, index: int, node: Node, arriving: Sequence[_Back]) -> _Back:
+    def _gather(self, index: int, node: Node, arriving: Sequence[Back]) -> Back:
         if not arriving:
             if index < len(self._nodes) - 1:  # what comes back to it could not be followed
                 lost = np.full(SAMPLES, np.nan)
-                return _Back(lost, np.zeros(SAMPLES), np.zeros(SAMPLES), np.ones(SAMPLES))
+                return Back(lost, np.zeros(SAMPLES), np.zeros(SAMPLES), np.ones(SAMPLES))
             flow = node.gradient
             start = math.log(flow.square) if flow is not None and flow.square > 0.0 else 0.0
-            return _Back(np.full(SAMPLES, start), np.zeros(SAMPLES), np.zeros(SAMPLES), np.ones(SAMPLES))
+            return Back(np.full(SAMPLES, start), np.zeros(SAMPLES), np.zeros(SAMPLES), np.ones(SAMPLES))
         if len(arriving) == 1:
             return arriving[0]
         logs = np.array([b.log for b in arriving])
@@ -328,10 +296,10 @@ class _Run:
         shared = sum((p * b.shared for p, b in zip(parts, arriving, strict=True)), np.zeros(SAMPLES)) / whole
         overlap = sum((p * b.overlap for p, b in zip(parts, arriving, strict=True)), np.zeros(SAMPLES)) / whole
         along = sum((b.along for b in arriving), np.zeros(SAMPLES))
-        crossing = _crossing(parts, whole) * overlap / node.units
-        return _Back(top + np.log(whole * self._noise(crossing)), along, shared, overlap, arriving[0].profile)
+        products = crossing(parts, whole) * overlap / node.units
+        return Back(top + np.log(whole * self._noise(products)), along, shared, overlap, arriving[0].profile)
 
-    def _send(self, index: int, node: Node, position: int, back: _Back) -> tuple[_Back | None, FloatArray]:
+    def _send(self, index: int, node: Node, position: int, back: Back) -> tuple[Back | None, FloatArray]:
         """Gradient that one input gets from this operation, and the natural logarithm of the factor."""
         state, out = self._states[node.inputs[position]], self._states[index]
         shared, overlap, along, profile = back.shared, back.overlap, back.along, back.profile
@@ -340,11 +308,11 @@ class _Run:
             case Op.LINEAR if n["gain"] == 0.0:
                 gain, along = np.full(SAMPLES, -np.inf), np.zeros(SAMPLES)
             case Op.LINEAR:
-                factor, profile = _spatial(n, back.profile, backward=True)
+                factor, profile = spatial(n, back.profile, backward=True)
                 noise = self._noise(2.0 * overlap * n["backward_excess"])
                 along = along * np.clip(1.0 - n.get("bias_square", 0.0) / np.maximum(out.square, TINY), 0.0, 1.0)
                 gain = self._with_alignment(node.inputs[position], back.log, np.log(n["gain"] * factor * noise), along)
-                overlap = _sampled_likeness(overlap, n["backward_excess"])
+                overlap = sampled_likeness(overlap, n["backward_excess"])
             case Op.ACTIVATION:
                 gain, shared, overlap = self._through(index, node, state, back)
                 along = along * np.clip(np.nan_to_num(self._moments[index].elasticity), 0.0, 2.0)
@@ -374,9 +342,9 @@ class _Run:
                 gain = np.full(SAMPLES, np.nan)
         if np.isnan(gain).any():
             return self._as_measured(index, node, position, back)
-        return _Back(back.log + gain, along, shared, overlap, profile), gain
+        return Back(back.log + gain, along, shared, overlap, profile), gain
 
-    def _as_measured(self, index: int, node: Node, position: int, back: _Back) -> tuple[_Back | None, FloatArray]:
+    def _as_measured(self, index: int, node: Node, position: int, back: Back) -> tuple[Back | None, FloatArray]:
         """The gain that the first backward pass showed."""
         self._covered[index] = False
         measured = node.gains[position]
@@ -397,7 +365,7 @@ class _Run:
         if math.isnan(share):
             share = self._noise(np.minimum(2.0 * overlap, MOST_CHANCE)) / source.units
         along = np.nan_to_num(np.sqrt(share * np.exp(np.clip(log, -700.0, 700.0)) * self._size(node.inputs[position])))
-        return _Back(log, along, shared, overlap), gain
+        return Back(log, along, shared, overlap), gain
 
     def _size(self, index: int) -> FloatArray:
         """Sum of squares of an output over the units and positions of one example."""
@@ -405,7 +373,7 @@ class _Run:
         places = max(node.count / self._examples, 1.0)
         return np.asarray(np.maximum(node.units * places * self._states[index].square, TINY))
 
-    def _share_along(self, index: int, back: _Back) -> FloatArray:
+    def _share_along(self, index: int, back: Back) -> FloatArray:
         """Share of the gradient at an output that lies along it, 0..1."""
         logs = 2.0 * np.log(np.abs(back.along)) - np.log(self._size(index)) - back.log
         return np.asarray(np.nan_to_num(np.exp(np.clip(logs, -700.0, 0.0))))
@@ -425,7 +393,7 @@ class _Run:
             return np.where(known, np.maximum(gain, carried - log), gain)
         return np.where(known, np.logaddexp(random, carried) - log, gain)
 
-    def _through(self, index: int, node: Node, state: _State, back: _Back) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def _through(self, index: int, node: Node, state: State, back: Back) -> tuple[FloatArray, FloatArray, FloatArray]:
         known = self._moments[index]
         anywhere = np.clip(state.anywhere, 0.0, 2.0)
         kept = np.nan_to_num(known.slope_likeness(anywhere), nan=1.0)
@@ -441,9 +409,9 @@ class _Run:
         gain = np.where(np.isnan(state.square), np.nan, gain)
         rest = 1.0 / node.count
         left = rest + np.maximum(back.overlap - rest, 0.0) * kept**2
-        return gain, back.shared * kept, _sampled_likeness(left, (known.slope_kurtosis - 1.0) / node.units)
+        return gain, back.shared * kept, sampled_likeness(left, (known.slope_kurtosis - 1.0) / node.units)
 
-    def _through_batch_norm(self, index: int, node: Node, state: _State, back: _Back) -> tuple[FloatArray, FloatArray]:
+    def _through_batch_norm(self, index: int, node: Node, state: State, back: Back) -> tuple[FloatArray, FloatArray]:
         """BatchNorm's backward pass takes out the mean and what lies along its own output (Ioffe & Szegedy 2015)."""
         n = node.numbers
         count = max(node.count, 2)
@@ -475,75 +443,6 @@ class _Run:
         )
 
 
-def _measured(output: Spread | None) -> _State:
-    if output is None:
-        lost = np.full(SAMPLES, np.nan)
-        return _State(lost, lost, lost, lost, np.zeros(SAMPLES))
-    numbers = (output.square, output.mean, output.apart, output.apart_anywhere, output.pairs)
-    square, mean, apart, anywhere, pairs = (np.full(SAMPLES, v) for v in numbers)
-    return _State(square, mean, apart, anywhere, pairs)
-
-
-def _spatial(numbers: Mapping[str, float], profile: Profile, *, backward: bool = False) -> tuple[float, Profile]:
-    """What the padding of a convolution takes from a square that is spread like ``profile``, and how it leaves it.
-
-    Positions at the border meet fewer weights; after some layers the middle carries most, and the factor is the largest
-    eigenvalue of the taps rather than their mean.
-    """
-    factor, left = 1.0, list[FloatArray]()
-    axis = 0
-    while f"in{axis}" in numbers:
-        taps = _taps(*(int(numbers[f"{name}{axis}"]) for name in ("in", "out", "taps", "stride", "padding", "dilation")),
-                     transposed=bool(numbers["transposed"]))  # fmt: skip
-        matrix = taps.T if backward else taps
-        given = profile[axis] if axis < len(profile) and profile[axis].size == matrix.shape[1] else np.ones(matrix.shape[1])
-        made = matrix @ given
-        whole = made.sum() / given.sum() if backward else made.mean() / given.mean()
-        factor *= float(whole) / numbers[f"taps{axis}"]
-        left.append(made / made.mean() if made.mean() else np.ones(made.size))
-        axis += 1
-    return factor, tuple(left)
-
-
-@cache
-def _taps(size_in: int, size_out: int, taps: int, stride: int, padding: int, dilation: int, *, transposed: bool) -> FloatArray:
-    """Which input position meets which output position, (out, in), 0 or 1."""
-    outer, inner = (size_in, size_out) if transposed else (size_out, size_in)
-    met = np.zeros((outer, inner))
-    for tap in range(taps):
-        at = np.arange(outer) * stride - padding + tap * dilation
-        inside = (at >= 0) & (at < inner)
-        met[np.flatnonzero(inside), at[inside]] += 1.0
-    return met.T if transposed else met
-
-
-def _likeness(apart: FloatArray, count: int) -> FloatArray:
-    """Mean squared correlation of two (example, position) pairs, those with themselves included."""
-    c = np.nan_to_num(1.0 - apart, nan=1.0)
-    return np.asarray(1.0 / count + (1.0 - 1.0 / count) * np.clip(c, -1.0, 1.0) ** 2)
-
-
-def _sampled_likeness(likeness: FloatArray, share: FloatArray | float) -> FloatArray:
-    """A mean squared correlation after one more layer of finite width.
-
-    (1 - r^2)^2 / n is the sampling variance of a correlation r over n units: what is independent becomes a little alike,
-    layer by layer, until all gradients of a deep narrow network lie along one direction.
-    """
-    known = np.clip(likeness, 0.0, 1.0)
-    return np.asarray(known + (1.0 - known) ** 2 * share)
-
-
-def _crossing(parts: Sequence[FloatArray], whole: FloatArray) -> FloatArray:
-    """Relative variance that products of independent parts add to the square of their sum, times the width."""
-    squares = sum((p * p for p in parts), np.zeros(SAMPLES))
-    return np.nan_to_num(2.0 * (1.0 - squares / np.maximum(whole, TINY) ** 2))
-
-
-def _weighted(weights: Sequence[FloatArray], values: Sequence[FloatArray], whole: FloatArray) -> FloatArray:
-    parts = [np.where(w > 0.0, w * v, 0.0) for w, v in zip(weights, values, strict=True)]
-    return sum(parts, np.zeros(SAMPLES)) / np.maximum(whole, TINY)
-
-
 def _band(logs: FloatArray) -> Band:
     if np.isnan(logs).any():
         return UNKNOWN_BAND
@@ -556,27 +455,3 @@ def _band(logs: FloatArray) -> Band:
     deviation *= math.sqrt(1.0 + (2.0 * LN10 * deviation) ** 2)
     half = Z90 * math.hypot(deviation, FLOOR)
     return Band(middle, middle - half, middle + half)
-
-
-def _function(node: Node) -> Activation:
-    if node.samples:
-        return _sampled(node.kind, node.samples)
-    return activation(node.function, **dict(node.numbers))
-
-
-def _sampled(name: str, samples: Sequence[float]) -> Activation:
-    """An activation known by its values on a grid; straight lines beyond it."""
-    y = np.asarray(samples, dtype=np.float64)
-    x = np.linspace(-SAMPLE_LIMIT, SAMPLE_LIMIT, y.size)
-    steps = np.diff(y) / SAMPLE_STEP
-    middle = (x[:-1] + x[1:]) / 2
-
-    def f(u: FloatArray) -> FloatArray:
-        inside = np.interp(u, x, y)
-        beyond = np.where(u < x[0], (u - x[0]) * steps[0], 0.0) + np.where(u > x[-1], (u - x[-1]) * steps[-1], 0.0)
-        return np.asarray(inside + beyond)
-
-    def slope(u: FloatArray) -> FloatArray:
-        return np.asarray(np.interp(u, middle, steps))
-
-    return Activation(name, f, slope)
