@@ -7,6 +7,7 @@ Without a path it runs the demo first. Needs the ``dev`` extra and Debian's chro
 
 from __future__ import annotations
 
+import base64
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
+import plotly.graph_objects as go
 from playwright.sync_api import Browser, expect, sync_playwright
 
 IMAGES = Path(__file__).parent / "images"
@@ -47,6 +50,31 @@ def take(report: Path) -> None:
             for plot in page.locator(".plot").all():
                 expect(plot).to_have_attribute("data-drawn", theme)
             page.screenshot(path=IMAGES / name)
+
+
+def draw(fig: go.Figure, name: str, size: tuple[int, int], drawn: str) -> None:
+    """Write docs/images/NAME.png, at twice the size, and .svg.
+
+    Args:
+        fig: the figure.
+        name: of the files.
+        size: width and height in pixels.
+        drawn: selector, within the figure, of what is there once it is drawn.
+    """
+    width, height = size
+
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+        page_path = Path(folder) / "figure.html"
+        fig.write_html(page_path, include_plotlyjs=True, div_id="figure", config={"staticPlot": True})
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.goto(page_path.as_uri())
+        page.wait_for_selector(f"#figure {drawn}")
+        for form, scale in (("png", 2), ("svg", 1)):
+            options = {"format": form, "width": width, "height": height, "scale": scale}
+            address = page.evaluate("options => Plotly.toImage('figure', options)", options)
+            head, _, data = address.partition(",")
+            content = base64.b64decode(data) if head.endswith("base64") else unquote(data).encode()
+            (IMAGES / f"{name}.{form}").write_bytes(content)
 
 
 def main() -> None:

@@ -7,15 +7,12 @@ Needs the ``dev`` extra and Debian's chromium.
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
 import math
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import plotly.graph_objects as go
 
@@ -157,27 +154,11 @@ def figure(document: dict[str, Any]) -> go.Figure:
     return fig
 
 
-def draw(fig: go.Figure, name: str) -> None:
-    """Write docs/images/NAME.png, at twice the size, and .svg."""
-    from screenshots import IMAGES, chromium
-
-    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
-        page_path = Path(folder) / "figure.html"
-        fig.write_html(page_path, include_plotlyjs=True, div_id="figure", config={"staticPlot": True})
-        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-        page.goto(page_path.as_uri())
-        page.wait_for_selector("#figure .heatmaplayer image")
-        for form, scale in (("png", 2), ("svg", 1)):
-            options = {"format": form, "width": WIDTH, "height": HEIGHT, "scale": scale}
-            address = page.evaluate("options => Plotly.toImage('figure', options)", options)
-            head, _, data = address.partition(",")
-            content = base64.b64decode(data) if head.endswith("base64") else unquote(data).encode()
-            (IMAGES / f"{name}.{form}").write_bytes(content)
-
-
 def main() -> None:
     """Draw it."""
-    draw(figure(json.loads(RESULTS.read_text(encoding="utf-8"))), "trainable-depth")
+    from screenshots import draw
+
+    draw(figure(json.loads(RESULTS.read_text(encoding="utf-8"))), "trainable-depth", (WIDTH, HEIGHT), ".heatmaplayer image")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import gradiometer
+import networks
 from gradiometer.errors import GradiometerError
 from gradiometer.preflight.result import SickNetworkError
 from gradiometer.report import check as formats
@@ -25,22 +26,12 @@ CE = nn.CrossEntropyLoss()
 
 
 def data(count: int = 64, width: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, width, generator=generator), torch.randint(0, 10, (count,), generator=generator)
+    return networks.batch(width, count, seed)
 
 
 def mlp(act: type[nn.Module], depth: int, std: float | None = None, width: int = 64) -> nn.Sequential:
     torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    for _ in range(depth):
-        layers += [nn.Linear(width, width), act()]
-    model = nn.Sequential(*layers, nn.Linear(width, 10))
-    if std is not None:
-        for module in model:
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=std * module.in_features**-0.5)
-                nn.init.zeros_(module.bias)
-    return model
+    return networks.mlp(act, depth, width, std)
 
 
 # ---- verdicts ----------------------------------------------------------------------------------------------------------

@@ -16,30 +16,13 @@ from gradiometer.theory.activations import activation
 from gradiometer.theory.forecast import NodeForecast, forecast
 from gradiometer.theory.moments import moments
 from gradiometer.theory.quadrature import expectation, pair_expectation
+from networks import batch, mlp
 
 
 def blueprint(model: nn.Module, batch: tuple[Tensor, Tensor], folder: Path, loss: nn.Module | None = None) -> Blueprint:
     folder.mkdir(parents=True, exist_ok=True)
     measure(model, batch, loss or nn.CrossEntropyLoss(), None, folder, with_curvature=False)
     return Blueprint.read(next(folder.glob("*.blueprint.json")))
-
-
-def batch(width: int = 64, count: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, width, generator=generator), torch.randint(0, 10, (count,), generator=generator)
-
-
-def mlp(act: type[nn.Module], depth: int, width: int = 64, std: float | None = None) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for _ in range(depth):
-        layers += [nn.Linear(width, width), act()]
-    model = nn.Sequential(*layers, nn.Linear(width, 10))
-    if std is not None:
-        for module in model:
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=std * module.in_features**-0.5)
-                nn.init.zeros_(module.bias)
-    return model
 
 
 def named(drawn: Blueprint, told: tuple[NodeForecast, ...], name: str) -> tuple[Node, NodeForecast]:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import plotly.graph_objects as go
 
-from gradiometer.figures.rows import Rows, main_chain, output_rows, pinned_look
+from gradiometer.figures.rows import Rows, band, main_chain, output_rows, pinned_look
 from gradiometer.figures.scale import (
     DASHES,
     LIMIT,
@@ -93,20 +93,7 @@ def _bands(rows: Rows, z: FloatArray, name: str, colour: int) -> list[go.Scatter
         return []
     low, high = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     low[filled], high[filled] = np.nanpercentile(known[:, filled], _BAND, axis=0)
-    return [
-        go.Scatter(
-            x=[*low[run], *high[run][::-1]],
-            y=[rows.categories[i] for i in (*run, *run[::-1])],
-            mode="lines",
-            line={"width": 0},
-            fill="toself",
-            fillcolor=_faint(LINES[colour]),
-            hoverinfo="skip",
-            name=f"{name}, p10 to p90",
-            showlegend=False,
-        )
-        for run in _runs(rows, filled)
-    ]
+    return [band(rows, run, low, high, f"{name}, p10 to p90", _faint(LINES[colour])) for run in _runs(rows, filled)]
 
 
 def _faint(colour: str) -> str:

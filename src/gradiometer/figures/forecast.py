@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import plotly.graph_objects as go
 
-from gradiometer.figures.rows import MAX_ROWS, Row, Rows
+from gradiometer.figures.rows import MAX_ROWS, Row, Rows, band
 from gradiometer.figures.scale import DASHES, LINES, NEUTRAL, Margin, decades, finish, nothing
 from gradiometer.figures.tables import MAX_LINES, Table
 from gradiometer.preflight.result import LayerForecast, Preflight
@@ -147,20 +147,7 @@ def _stretches(known: Sequence[bool]) -> list[list[int]]:
 
 def _band(rows: Rows, low: FloatArray, high: FloatArray, name: str) -> list[go.Scatter]:
     known = np.isfinite(low) & np.isfinite(high)
-    return [
-        go.Scatter(
-            x=[*low[run], *high[run][::-1]],
-            y=[rows.categories[i] for i in (*run, *run[::-1])],
-            mode="lines",
-            line={"width": 0},
-            fill="toself",
-            fillcolor=_THEORY,
-            hoverinfo="skip",
-            name=f"{name}, 90 % interval",
-            showlegend=False,
-        )
-        for run in _stretches(known.tolist())
-    ]
+    return [band(rows, run, low, high, f"{name}, 90 % interval", _THEORY) for run in _stretches(known.tolist())]
 
 
 def _line(rows: Rows, y: FloatArray, name: str, colour: str, dash: str, width: float) -> go.Scatter:

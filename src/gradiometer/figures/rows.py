@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
+import plotly.graph_objects as go
 
 from gradiometer.figures.scale import escaped, shortened
 from gradiometer.record.ledger import FloatArray, IntArray
@@ -187,6 +188,31 @@ class Rows:
             if any(trace.sites[i].name in wanted or (trace.sites[i].model, trace.sites[i].depth) in places for i in row.sites)
         ]
         return np.array(found, dtype=np.int64)
+
+
+def band(rows: Rows, run: Sequence[int], low: FloatArray, high: FloatArray, name: str, colour: str) -> go.Scatter:
+    """A filled band between two lines along depth.
+
+    Args:
+        rows: of the figure.
+        run: the rows it covers, consecutive.
+        low: where it begins in each row, shape (rows,).
+        high: where it ends.
+        name: what it is.
+        colour: of the filling.
+    """
+    run = list(run)
+    return go.Scatter(
+        x=[*low[run], *high[run][::-1]],
+        y=[rows.categories[i] for i in (*run, *run[::-1])],
+        mode="lines",
+        line={"width": 0},
+        fill="toself",
+        fillcolor=colour,
+        hoverinfo="skip",
+        name=name,
+        showlegend=False,
+    )
 
 
 def furthest(values: FloatArray) -> FloatArray:

@@ -50,13 +50,12 @@ def assess(blueprint: Blueprint, trace: Trace) -> Preflight:
     nodes = blueprint.nodes
     told = forecast(blueprint)
     layers = _layers(nodes, told, trace)
-    opened = _open(blueprint, told)
-    hoped = told if opened is None else forecast(opened)
-    by_design = None if opened is None else _layers(opened.nodes, hoped, trace)
+    opened, hoped = _open(blueprint, told)
+    by_design = None if opened is blueprint else _layers(opened.nodes, hoped, trace)
     rule = explain.UNKNOWN
     unmasked = _without_masks(blueprint, trace)
     findings: list[Finding] = []
-    by_zero = opened is not None
+    by_zero = by_design is not None
     for chain in dict.fromkeys(layer.chain for layer in layers):
         shown = [layer for layer in layers if layer.chain == chain]
         profile = judge.measured(shown)
@@ -68,7 +67,7 @@ def assess(blueprint: Blueprint, trace: Trace) -> Preflight:
             seen = np.array([layer.apart.middle for layer in unmasked if layer.chain == chain])
             profile = replace(profile, apart=np.where(np.isnan(seen), profile.apart, seen))
         within = _network(nodes, shown)
-        own = explain.chain_rule([(opened or blueprint).nodes[i] for i in within], [hoped[i] for i in within])
+        own = explain.chain_rule([opened.nodes[i] for i in within], [hoped[i] for i in within])
         rule = own if math.isnan(rule.trainable_depth) or own.trainable_depth < rule.trainable_depth else rule
         if by_design is not None:
             # the gradient is zero behind a layer that starts at zero, and will not be after a step: what then?
@@ -190,40 +189,34 @@ def _layer(
 # ---- layers that start at zero -----------------------------------------------------------------------------------------
 
 
-def _open(blueprint: Blueprint, told: Sequence[NodeForecast]) -> Blueprint | None:
-    """The network as it will be once layers on its trunk that start at zero have moved; None if there are none.
+def _open(blueprint: Blueprint, told: Sequence[NodeForecast]) -> tuple[Blueprint, Sequence[NodeForecast]]:
+    """The network, with its forecast, as it will be once layers on its trunk that start at zero have moved.
 
     A branch that starts at zero leaves the trunk its gradient and is let alone. A head or a block without a way around it
-    that starts at zero (Fixup's classifier, a readout of muP) cuts everything before it off, for one step.
+    that starts at zero (Fixup's classifier, a readout of muP) cuts everything before it off, for one step. Without any, the
+    blueprint itself comes back.
     """
-    changed = False
     for _ in range(MAX_OPENED):
-        cut = _cut(blueprint.nodes, told)
-        if not cut:
+        index = _cut(blueprint.nodes, told)
+        if index is None:
             break
-        changed = True
         nodes = list(blueprint.nodes)
-        for index in cut:
-            nodes[index] = _unit_gain(nodes[index])
+        nodes[index] = _unit_gain(nodes[index])
         blueprint = replace(blueprint, nodes=tuple(nodes))
         told = forecast(blueprint)
-    return blueprint if changed else None
+    return blueprint, told
 
 
-def _cut(nodes: Sequence[Node], told: Sequence[NodeForecast]) -> list[int]:
-    """The first operation that alone keeps every gradient from the data; empty if some gradient comes through."""
+def _cut(nodes: Sequence[Node], told: Sequence[NodeForecast]) -> int | None:
+    """The first operation that alone keeps every gradient from the data; None if some gradient comes through."""
     entries = [told[i].gradient.middle for i, node in enumerate(nodes) if node.op is Op.ENTRY and node.kind == "data"]
     if not entries or any(value != -math.inf for value in entries):
-        return []
-    cut = [
-        i
-        for i, node in enumerate(nodes)
-        if node.op in (Op.LINEAR, Op.SCALE)
-        and told[i].gradient.middle > -math.inf
-        and told[node.inputs[0]].gradient.middle == -math.inf
-        and _is_zero(node)
-    ]
-    return cut[:1]
+        return None
+    for i, node in enumerate(nodes):
+        zero = node.op in (Op.LINEAR, Op.SCALE) and _is_zero(node)
+        if zero and told[i].gradient.middle > -math.inf and told[node.inputs[0]].gradient.middle == -math.inf:
+            return i
+    return None
 
 
 def _is_zero(node: Node) -> bool:

@@ -85,7 +85,7 @@ def matrix_numbers(
         ones: the same for a constant input, relative to ``gain``: about 1 for random weights.
         row_mean: output's mean for an input of ones.
         forward_excess, backward_excess: tr((W W')²)/tr(W W')² beyond what orthogonal weights have; 1/n for Gaussian ones.
-        fan_in, units_in: inputs of one output element, features or channels of the input.
+        fan_in: inputs of one output element.
     """
     if weight.numel() == 0 or shape is None:
         return None
@@ -101,7 +101,6 @@ def matrix_numbers(
         second = weight.transpose(0, 1).flatten(1)
         if transposed:
             first, second = second, first
-        units_in = weight.shape[0] if transposed else weight.shape[1] * groups
         fan_in = (weight.shape[0] // groups if transposed else weight.shape[1]) * taps
         axes = _axes(node, weight, shape, transposed)
         out = shape[1]
@@ -113,12 +112,12 @@ def matrix_numbers(
         if kind == "Linear":
             matrix = weight
         back = matrix.T
-        units_in = fan_in = matrix.shape[1]
+        fan_in = matrix.shape[1]
         per_output = float(signals.sum_of_squares(matrix)) / matrix.shape[0]
         axes = {}
     if not 0.0 < per_output < float("inf"):
         return {"gain": per_output, "ones": 1.0, "row_mean": 0.0, "forward_excess": 0.0, "backward_excess": 0.0,
-                "fan_in": float(fan_in), "units_in": float(units_in)}  # fmt: skip
+                "fan_in": float(fan_in)}  # fmt: skip
     wide = matrix.double()
     sums = wide.sum(1)
     return {
@@ -128,7 +127,6 @@ def matrix_numbers(
         "forward_excess": max(_purity(matrix) - 1.0 / matrix.shape[1], 0.0),
         "backward_excess": max(_purity(back) - 1.0 / back.shape[1], 0.0),
         "fan_in": float(fan_in),
-        "units_in": float(units_in),
         **axes,
     }
 

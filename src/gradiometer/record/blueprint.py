@@ -163,7 +163,6 @@ class Blueprint:
         optimizer: None if the training has none.
         curvature: None if it was not asked for.
         notes: sentences about what could not be read.
-        passes: forward and backward passes the check took beyond those of the training.
     """
 
     nodes: tuple[Node, ...]
@@ -171,7 +170,6 @@ class Blueprint:
     optimizer: OptimizerFacts | None = None
     curvature: CurvatureFacts | None = None
     notes: tuple[str, ...] = ()
-    passes: int = 0
 
     def write(self, path: Path) -> None:
         """Write it as JSON, whole or not at all."""
@@ -198,7 +196,6 @@ class Blueprint:
             curvature=None if curvature is None else CurvatureFacts(**curvature),
             loss=float(data["loss"]),
             notes=tuple(data["notes"]),
-            passes=int(data["passes"]),
         )
 
 

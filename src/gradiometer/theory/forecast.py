@@ -82,8 +82,7 @@ class NodeForecast:
         signal: log10 of its root mean square.
         gradient: log10 of the L2 norm of its gradient over the batch.
         apart: log10 of 1 - c, the share of the signal that differs between two inputs.
-        forward_gain, backward_gain: log10 of what it multiplies the signal and the gradient by; the backward one towards
-            its first input.
+        backward_gain: log10 of what it multiplies the gradient by, towards its first input.
         slope: of an activation, root mean square of f'; NaN otherwise.
         covered: whether theory covers the operation; else its gain is the measured one.
     """
@@ -91,7 +90,6 @@ class NodeForecast:
     signal: Band
     gradient: Band
     apart: Band
-    forward_gain: float
     backward_gain: float
     slope: float
     covered: bool
@@ -427,16 +425,14 @@ class _Run:
     # ---- result ----------------------------------------------------------------------------------------------------
 
     def result(self, index: int) -> NodeForecast:
-        node, state, back = self._nodes[index], self._states[index], self._backs[index]
+        state, back = self._states[index], self._backs[index]
         assert back is not None
         signal = _band(0.5 * np.log10(state.square))
-        before = self._states[node.inputs[0]].square if node.inputs else np.full(SAMPLES, np.nan)
         gains = self._gains[index]
         return NodeForecast(
             signal=signal,
             gradient=_band(0.5 * back.log / LN10),
             apart=_band(np.log10(np.where(state.square > 0.0, state.apart, np.nan))),
-            forward_gain=float(np.mean(0.5 * np.log10(state.square / before))),
             backward_gain=float(np.mean(0.5 * gains[0] / LN10)) if gains else math.nan,
             slope=float(np.sqrt(self._moments[index].slope_square.mean())) if index in self._moments else math.nan,
             covered=self._covered[index] and index not in self._lost,
