@@ -292,6 +292,15 @@ def test_a_learning_rate_beyond_the_ceiling_is_a_finding() -> None:
     assert gradiometer.check(model, data(), CE, optimizer=optimizer).step_size is None
 
 
+def test_adams_ceiling_is_a_note_that_fails_no_gate() -> None:
+    model = mlp(nn.ReLU, 3, math.sqrt(2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=10.0)
+    found = gradiometer.check(model, data(), CE, optimizer=optimizer, curvature=True)
+    assert [(f.rule, f.severity) for f in found.findings] == [("learning-rate-ceiling", Severity.INFO)]
+    assert found.verdict is VerdictWord.WELL
+    found.raise_if_sick(Severity.WARNING)
+
+
 # ---- bad input ---------------------------------------------------------------------------------------------------------
 
 

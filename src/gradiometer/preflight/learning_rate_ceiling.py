@@ -12,13 +12,14 @@ Why it hurts:
 How we tell:
     The largest eigenvalue of the Hessian on the first batch (Lanczos' method on Hessian-vector products), against 2 / lr;
     (2 + 2 momentum) / lr with heavy-ball momentum; for Adam and its kin (2 + 2 beta1) / ((1 - beta1) lr) in the metric of
-    its first step, |g| + eps. A warning beyond the ceiling, an error beyond twice the ceiling.
+    its first step, |g| + eps. A warning beyond the ceiling, an error beyond twice the ceiling;
+    for Adam and its kin never more than a note.
 
 When it is wrong:
     Between once and twice the ceiling a network often lands in a flatter place and trains well (a catapult). A warmup
     starts below the rate the optimizer is made with. The curvature of one batch is noisy, and Adam's metric at its first
-    step is a rough guide: that is never more than a warning. Curvature grows during training, so a rate below the ceiling
-    may still hover at the edge of stability later, which is healthy.
+    step is a rough guide, which healthy trainings often pass: that is never more than a note. Curvature grows during
+    training, so a rate below the ceiling may still hover at the edge of stability later, which is healthy.
 
 What helps:
     - a learning rate below the ceiling
@@ -64,6 +65,7 @@ def find(step: StepSize) -> list[Finding]:
         "Cohen et al. 2021 (2 / lambda); Lewkowycz et al. 2020 (up to twice that still lands)",
         "the curvature of other batches, or a schedule that warms up",
     )
-    severity = Severity.ERROR if ratio > RATE_ERROR and not adam else Severity.WARNING
+    worst = Severity.ERROR if ratio > RATE_ERROR else Severity.WARNING
+    severity = Severity.INFO if adam else worst
     helps = (f"lower the learning rate below {step.ceiling:.2g}", "warm the learning rate up over the first few hundred steps")
     return [finding(NAME, severity, sentence, [evidence], helps, "", [])]
