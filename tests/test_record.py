@@ -91,8 +91,8 @@ def test_a_header_that_is_cut_is_said(kept: int, tmp_path: Path) -> None:
 
 def test_another_format_is_said(tmp_path: Path) -> None:
     path = write(tmp_path, 0, [], [])
-    path.write_bytes(path.read_bytes().replace(b'"schema": 1', b'"schema": 9'))
-    with pytest.raises(GradiometerError, match="record format 9; this version reads format 1"):
+    path.write_bytes(path.read_bytes().replace(b'"schema": 2', b'"schema": 9'))
+    with pytest.raises(GradiometerError, match="record format 9; this version reads format 2"):
         read_trace(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def make(
         events: of the probe.
     """
     outputs = stack(sites) if isinstance(sites, int) else list(sites)
-    outputs = [Site(s.name, s.place, s.kind, s.role, i, s.model, s.units, True, s.chain) for i, s in enumerate(outputs)]
+    outputs = [replace(s, depth=i) for i, s in enumerate(outputs)]
     dense = [s for s in outputs if s.role is Role.LINEAR]
     parameters = [Site(f"{s.name}.weight", Place.PARAMETER, "2-d", Role.OTHER, s.depth, units=4096, chain=-1) for s in dense]
     steps = np.array(looks, dtype=np.int64)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Place(StrEnum):
-    """What a site is: the output of an operation, or a parameter."""
+    """What a site is: the output of an operation, a parameter, or weights of attention."""
 
     OUTPUT = "output"
     PARAMETER = "parameter"
+    ATTENTION = "attention"
 
 
 class Role(StrEnum):
@@ -63,6 +65,10 @@ class Site:
         trainable: for a parameter, whether it requires a gradient.
         chain: number of the connected network an output belongs to: an actor and a critic that meet only in their loss
             are two chains, and must not be compared. -1 for a parameter.
+        module: qualified name of the module behind it; empty for an operation without one.
+        call: which call of its module within one forward pass this is, from 0: a cell unrolled in time has many.
+        dtype: number format, e.g. ``float32``; empty if unknown.
+        shape: of a parameter; empty for anything else.
     """
 
     name: str
@@ -74,6 +80,15 @@ class Site:
     units: int = 0
     trainable: bool = True
     chain: int = 0
+    module: str = ""
+    call: int = 0
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+
+    @property
+    def fan_in(self) -> int:
+        """How many inputs each unit of a weight matrix or kernel sums over; 0 for anything else."""
+        return math.prod(self.shape[1:]) if len(self.shape) > 1 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +126,7 @@ class Finding:
         starts: name of the site where it starts (the cause).
         shows: names of the sites where it shows (the symptom).
         peak: step at which it shows most clearly; -1 if none stands out. The report pins its profiles there.
+        because: name of the rule whose finding in the same run is the cause of this one; empty for a root cause.
     """
 
     rule: str
@@ -124,3 +140,4 @@ class Finding:
     starts: str = ""
     shows: tuple[str, ...] = ()
     peak: int = -1
+    because: str = ""

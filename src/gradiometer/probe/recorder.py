@@ -171,12 +171,12 @@ def _number(variable: str, otherwise: int) -> int:
 
 
 # columns whose being NaN or infinite says that the tensor behind the row was
-_TELLING: Final = {Group.OUTPUT: (1,), Group.GRADIENT: (1,), Group.PARAMETER: (1, 2), Group.LEDGER: ()}
+_TELLING: Final = {Group.OUTPUT: (1,), Group.GRADIENT: (1,), Group.PARAMETER: (1, 2)}
 
 
 def _nonfinite_flag(group: Group, flags: int, numbers: Sequence[float]) -> int:
     # a parameter without a gradient has NaN in that column, and nothing wrong with it
-    told = (numbers[c] for c in _TELLING[group] if not flags & Flag.NO_GRADIENT or c == 1)
+    told = (numbers[c] for c in _TELLING.get(group, ()) if not flags & Flag.NO_GRADIENT or c == 1)
     return int(Flag.NONFINITE) if any(not math.isfinite(n) for n in told) else 0
 
 

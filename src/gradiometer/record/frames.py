@@ -30,7 +30,7 @@ from typing import Any, Final
 from gradiometer.errors import GradiometerError
 
 MAGIC: Final = b"GRADIOM1"
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 WIDTH: Final = 10
 ROW: Final = struct.Struct(f"<qIHH{WIDTH}d")
 LEDGER_SITE: Final = 0xFFFFFFFF
@@ -54,6 +54,8 @@ class Group(IntEnum):
     OUTPUT = 1
     GRADIENT = 2
     PARAMETER = 3
+    TIME = 4
+    ATTENTION = 5
 
 
 class Flag(IntFlag):
@@ -67,6 +69,7 @@ class Flag(IntFlag):
     ESTIMATED = 16  # numbers come from a regular subsample of a large tensor
     PRE_CLIP = 32  # ledger: grad_norm is the norm before clipping
     NO_OPTIMIZER = 64  # ledger: the clock was the backward pass
+    UNOWNED = 128  # parameter: of a model that trains, but no optimizer holds it
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("seconds", Group.LEDGER, 6, "s", "max", "time since the probe attached"),
     Signal("own_seconds", Group.LEDGER, 7, "s", "max", "time the probe itself has taken so far"),
     Signal("backwards", Group.LEDGER, 8, "count", "max", "backward passes in this step"),
+    Signal("overshoot", Group.LEDGER, 9, "1", "first", "slope of the loss along the step before, after that step against before it: 1 on a straight slope, 0 at the bottom, below 0 beyond it, below -1 on a step that climbs"),
     Signal("output_count", Group.OUTPUT, 0, "count", "sum", "elements measured"),
     Signal("output_sumsq", Group.OUTPUT, 1, "h^2", "sum", "sum of squares"),
     Signal("output_varying", Group.OUTPUT, 2, "h^2", "sum", "sum of squares about the mean over the batch; NaN for a batch of one"),
@@ -111,10 +115,25 @@ SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("gradient_count", Group.GRADIENT, 0, "count", "sum", "elements of the gradient of an output"),
     Signal("gradient_sumsq", Group.GRADIENT, 1, "(loss/h)^2", "sum", "sum of squares of the gradient of the loss with respect to an output"),
     Signal("gradient_batch", Group.GRADIENT, 2, "count", "sum", "examples in the batch (length of the first dimension)"),
+    Signal("gradient_zeros", Group.GRADIENT, 3, "count", "sum", "elements exactly zero"),
+    Signal("gradient_tiny", Group.GRADIENT, 4, "count", "sum", "elements that are not zero but below the smallest normal number of their own type (float16: 6.1e-5), as they flowed, loss scale included"),
+    Signal("gradient_kernel_cross", Group.GRADIENT, 5, "1", "sum", "sum over pairs of examples of the cosine of their gradients here times that at the last layer"),
+    Signal("gradient_kernel_head", Group.GRADIENT, 6, "1", "sum", "sum over the same pairs of the squared cosine at the last layer"),
     Signal("weight_count", Group.PARAMETER, 0, "count", "first", "elements"),
     Signal("weight_sumsq", Group.PARAMETER, 1, "w^2", "first", "sum of squares of the parameter before the step"),
     Signal("weight_gradient_sumsq", Group.PARAMETER, 2, "(loss/w)^2", "first", "sum of squares of .grad, accumulated and unscaled, before this step's clipping where that could be seen"),
     Signal("update_sumsq", Group.PARAMETER, 3, "w^2", "first", "sum of squares of the change this step made"),
+    Signal("weight_gradient_zeros", Group.PARAMETER, 4, "count", "first", "elements of .grad exactly zero"),
+    Signal("weight_gradient_tiny", Group.PARAMETER, 5, "count", "first", "elements of .grad that are not zero but below the smallest normal number of their own type"),
+    Signal("update_zeros", Group.PARAMETER, 6, "count", "first", "elements whose gradient is not zero and that the step did not move"),
+    Signal("weight_between", Group.PARAMETER, 7, "w^2", "first", "sum of squares of the rows of a matrix (one per unit) about their mean: 0 when all units are the same; NaN for a vector"),
+    Signal("moment_ratio", Group.PARAMETER, 8, "count", "first", "sum over elements of gradient^2 / second moment of an Adam-like optimizer, bias-corrected, before the step; NaN without one"),
+    *(Signal(f"time_lag_{k}", Group.TIME, k, "1", "sum", f"sum of squares of d(random projection of the last state)/d(state {k}/8 of the sequence earlier)") for k in range(9)),
+    Signal("time_steps", Group.TIME, 9, "count", "first", "length of the sequence"),
+    Signal("attention_rows", Group.ATTENTION, 0, "count", "sum", "rows of attention weights looked at (those with one choice only left out)"),
+    Signal("attention_entropy", Group.ATTENTION, 1, "1", "sum", "sum over rows of entropy / log(choices)"),
+    Signal("attention_peaked", Group.ATTENTION, 2, "count", "sum", "rows whose largest weight is above 0.99"),
+    Signal("attention_logit", Group.ATTENTION, 3, "1", "max", "largest absolute logit; NaN where only the weights were seen"),
 )  # fmt: skip
 
 

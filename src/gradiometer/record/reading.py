@@ -23,10 +23,13 @@ _ROW_DTYPE: Final = np.dtype(
 )
 assert _ROW_DTYPE.itemsize == frames.ROW.size
 
+_MARKS: Final = (Flag.NO_GRADIENT, Flag.UNOWNED)
+_PLACES: Final = (Place.OUTPUT, Place.PARAMETER, Place.ATTENTION)
+
 SiteKey = tuple[str, str, str]
 """(model, place, name): what tells one site from another, across ranks."""
 
-SITE_GROUPS: Final = (Group.OUTPUT, Group.GRADIENT, Group.PARAMETER)
+SITE_GROUPS: Final = (Group.OUTPUT, Group.GRADIENT, Group.PARAMETER, Group.TIME, Group.ATTENTION)
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ def _merge(files: list[_RankFile], notes: tuple[str, ...], events: tuple[dict[st
     values = {s.name: np.full(shape, np.nan) for s in site_signals}
     nonfinite = {g: np.zeros(shape, np.bool_) for g in SITE_GROUPS}
     recorded = {g: np.zeros(shape, np.bool_) for g in SITE_GROUPS}
+    marks = {flag: np.zeros(shape, np.bool_) for flag in _MARKS}
     for file in files:
         to_global = np.array([keys[_site_key(s)] for s in file.sites], dtype=np.int64)
         for group in SITE_GROUPS:
@@ -128,7 +132,11 @@ def _merge(files: list[_RankFile], notes: tuple[str, ...], events: tuple[dict[st
             for signal in (s for s in site_signals if s.group is group):
                 _merge_into(values[signal.name], at, rows["v"][:, signal.column], signal.merge)
             recorded[group][at] = True
-    return Trace(sites, steps, values, nonfinite, recorded, _merge_ledgers(files), max(len(files), 1), notes, events)
+            if group is Group.PARAMETER:
+                for flag, mark in marks.items():
+                    mark[at] |= (rows["flags"] & int(flag)) != 0
+    ranks = max(len(files), 1)
+    return Trace(sites, steps, values, nonfinite, recorded, _merge_ledgers(files), ranks, notes, events, marks)
 
 
 def _site_key(site: Mapping[str, Any]) -> SiteKey:
@@ -265,8 +273,12 @@ def _make_sites(
             units=int(site.get("units", 0)),
             trainable=bool(site.get("trainable", True)),
             chain=chains.get(key, -1),
+            module=str(site.get("module", "")),
+            call=int(site.get("call", 0)),
+            dtype=str(site.get("dtype", "")),
+            shape=tuple(int(n) for n in site.get("shape", ())),
         )
-        placed.append((0 if place is Place.OUTPUT else 1, depth, index, key, made))
+        placed.append((_PLACES.index(place), depth, index, key, made))
     placed.sort(key=lambda item: item[:3])
     return {key: site for *_, key, site in placed}
 

@@ -25,7 +25,7 @@ class Trace:
     """Immutable numbers of one run.
 
     Attributes:
-        sites: N sites, outputs in order of execution, then parameters by depth.
+        sites: N sites, outputs in order of execution, then parameters by depth, then places of attention.
         steps: shape (S,), the sampled steps, increasing.
         values: signal name -> array (S, N), NaN where not recorded.
         nonfinite: group -> bool array (S, N): that row held a NaN or an infinity.
@@ -34,6 +34,7 @@ class Trace:
         ranks: how many ranks were merged.
         notes: sentences about what could not be measured, from the probe.
         events: what the probe logged, in order (dicts with at least ``event``).
+        marks: flag -> bool array (S, N): rows of parameters that carry it; see `flagged`.
     """
 
     sites: tuple[Site, ...]
@@ -45,6 +46,7 @@ class Trace:
     ranks: int = 1
     notes: tuple[str, ...] = ()
     events: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    marks: Mapping[Flag, BoolArray] = field(default_factory=dict[Flag, BoolArray], repr=False)
 
     # ---- which sites -------------------------------------------------------------------------------------------
 
@@ -68,6 +70,34 @@ class Trace:
     def parameters(self) -> IntArray:
         """Indices of parameter sites, by depth."""
         return np.array([i for i, s in enumerate(self.sites) if s.place is Place.PARAMETER], dtype=np.int64)
+
+    @cached_property
+    def attentions(self) -> IntArray:
+        """Indices of sites where attention weights are formed."""
+        return np.array([i for i, s in enumerate(self.sites) if s.place is Place.ATTENTION], dtype=np.int64)
+
+    @cached_property
+    def unrolled(self) -> tuple[IntArray, ...]:
+        """Output sites of each module that is called more than twice within a forward pass, in order of its calls.
+
+        A cell unrolled in time; a module that is shared over depth looks the same.
+        """
+        calls: dict[tuple[str, str], list[int]] = {}
+        for i in self.outputs:
+            site = self.sites[int(i)]
+            calls.setdefault((site.model, site.module), []).append(int(i))
+        several = (sorted(sites, key=lambda i: self.sites[i].call) for key, sites in calls.items() if key[1])
+        return tuple(np.array(s, dtype=np.int64) for s in several if len({self.sites[i].call for i in s}) > 2)
+
+    @cached_property
+    def optimizers(self) -> tuple[Mapping[str, Any], ...]:
+        """What each optimizer is, in order of first step: ``kind`` (class name) and ``options`` of its first group."""
+        return tuple(e for e in self.events if e.get("event") == "optimizer")
+
+    def flagged(self, flag: Flag) -> BoolArray:
+        """Rows of parameters that carry a flag (`Flag.NO_GRADIENT`, `Flag.UNOWNED`), shape (S, N)."""
+        nowhere = np.zeros((self.steps.size, len(self.sites)), np.bool_)
+        return self.marks.get(flag, nowhere)
 
     def with_role(self, *roles: Role) -> IntArray:
         """Indices of output sites with one of these roles, in order of execution."""
@@ -128,6 +158,58 @@ class Trace:
         return np.sqrt(share)
 
     @cached_property
+    def zero_gradient_share(self) -> FloatArray:
+        """Share of the elements of an output's gradient that are exactly zero; NaN where unknown."""
+        return _ratio(self.values["gradient_zeros"], self.values["gradient_count"])
+
+    @cached_property
+    def tiny_gradient_share(self) -> FloatArray:
+        """Share of the non-zero elements of an output's gradient below the smallest normal number of their type."""
+        count = self.values["gradient_count"] - self.values["gradient_zeros"]
+        return _ratio(self.values["gradient_tiny"], count)
+
+    @cached_property
+    def unmoved_share(self) -> FloatArray:
+        """Share of a parameter's elements with a gradient that a step did not move; NaN where unknown."""
+        count = self.values["weight_count"] - self.values["weight_gradient_zeros"]
+        return _ratio(self.values["update_zeros"], count)
+
+    @cached_property
+    def unit_difference(self) -> FloatArray:
+        """Share of a matrix's second moment in which its units (rows) differ: 0 when all are the same; NaN for a vector."""
+        return _ratio(self.values["weight_between"], self.values["weight_sumsq"])
+
+    @cached_property
+    def moment_rms(self) -> FloatArray:
+        """Root mean square of gradient / sqrt(second moment) of a parameter under an Adam-like optimizer; NaN without one.
+
+        RMS_t of Wortsman et al. 2023, about 1 while the second moment is up to date.
+        """
+        return np.sqrt(_ratio(self.values["moment_ratio"], self.values["weight_count"]))
+
+    @cached_property
+    def gradient_correlation(self) -> FloatArray:
+        """How much of the similarity of examples' gradients at the last layer is left at an output: 1 all, 0 none.
+
+        The regression of the cosines of pairs of examples' gradients here on those at the last layer (Balduzzi et al. 2017
+        look at the correlation of input gradients; this is its form for a batch).
+        """
+        return _ratio(self.values["gradient_kernel_cross"], self.values["gradient_kernel_head"])
+
+    @cached_property
+    def time_decades(self) -> FloatArray:
+        """log10 of ||d h_T / d h_(T-lag)|| for a recurrent layer, shape (S, N, 9), lag = 0 to T in eighths; 0 at no lag."""
+        lags = np.stack([self.values[f"time_lag_{k}"] for k in range(9)], axis=-1)
+        y = _half_log10(lags)
+        with np.errstate(invalid="ignore"):
+            return y - y[..., :1]
+
+    @cached_property
+    def attention_spread(self) -> FloatArray:
+        """Mean entropy of attention rows as a share of the largest possible: 1 uniform, 0 one choice; NaN elsewhere."""
+        return _ratio(self.values["attention_entropy"], self.values["attention_rows"])
+
+    @cached_property
     def backward_gain(self) -> FloatArray:
         """log10 of what each output site multiplies the gradient by on its way to the site before it, (S, N)."""
         return self._step_along_depth(self.log10_gradient, backward=True)
@@ -147,6 +229,23 @@ class Trace:
         return gain
 
     # ---- time ----------------------------------------------------------------------------------------------------
+
+    def until(self, step: int) -> Trace:
+        """The trace as it was when ``step`` (inclusive) had just been recorded: what a rule could have said by then."""
+        looks, rows = self.steps <= step, self.ledger.step <= step
+        ledger = Ledger(self.ledger.step[rows], self.ledger.flags[rows], {k: v[rows] for k, v in self.ledger.values.items()})
+        return Trace(
+            self.sites,
+            self.steps[looks],
+            {k: v[looks] for k, v in self.values.items()},
+            {k: v[looks] for k, v in self.nonfinite.items()},
+            {k: v[looks] for k, v in self.recorded.items()},
+            ledger,
+            self.ranks,
+            self.notes,
+            tuple(e for e in self.events if int(e.get("step", 0)) <= step),
+            {k: v[looks] for k, v in self.marks.items()},
+        )
 
     @property
     def steps_seen(self) -> int:
