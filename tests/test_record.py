@@ -162,7 +162,7 @@ def test_a_run_folder(tmp_path: Path) -> None:
         (None, "no run.json"),
         ("{", "cannot be read"),
         ("[]", "record format nothing"),
-        ('{"schema": 7}', "record format 7; this version reads format 1"),
+        ('{"schema": 7}', "record format 7; this version reads format 2"),
     ],
 )
 def test_what_is_no_run_is_said(content: str | None, message: str, tmp_path: Path) -> None:
