@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import unserializable_hook
 
 from gradiometer.probe import graph, signals
+from gradiometer.probe.parameters import ParameterRows
 from gradiometer.probe.recorder import Recorder
 from gradiometer.probe.signals import NAN, ActivationKind, QuietUnits, Scalar
 from gradiometer.probe.sites import MAX_SITES, Names, activation_of, first_tensor, is_site, role_of, unit_dimension
-from gradiometer.record.frames import Flag, Group
+from gradiometer.record.frames import Group
 
 LINK_LOOKS: Final = 8
 """Looks whose graph is searched for what is connected with what; later ones only when they bring new sites."""
@@ -52,18 +52,6 @@ def _merge(old: list[Scalar], new: list[Scalar], smallest: int | None) -> list[S
     return merged
 
 
-@dataclass(slots=True)
-class ParameterRow:
-    """What one parameter gathered in this look, and a copy of it from before the step."""
-
-    parameter: Tensor
-    index: int
-    flags: int
-    values: list[Scalar]
-    before: Tensor | None
-    factor: float
-
-
 class Covered(NamedTuple):
     """The output of a module with a row of its own, by the autograd node that made it."""
 
@@ -97,8 +85,8 @@ class Memory:
 class Look:
     """Everything measured during one sampled step.
 
-    Module hooks call `enter` and `leave`; the wrapped backward calls `read_graph`; the step hooks call
-    `measure_parameters` and `measure_updates`; `write` packs the rows.
+    Module hooks call `enter` and `leave`; the wrapped backward calls `read_graph`; the step hooks call the methods of
+    ``parameters``; `write_outputs` packs the rows.
     """
 
     step: int
@@ -110,7 +98,8 @@ class Look:
     evaluations: int = 0
     muted: bool = False
     rows: dict[int, SiteRow] = field(default_factory=dict[int, SiteRow])
-    parameters: dict[int, ParameterRow] = field(default_factory=dict[int, ParameterRow])
+    parameters: ParameterRows = field(init=False)
+    leaves: list[Tensor] = field(default_factory=list[Tensor])
     _stack: list[nn.Module] = field(default_factory=list[nn.Module])
     _calls: dict[int, int] = field(default_factory=dict[int, int])
     _opened: int = 0
@@ -118,6 +107,9 @@ class Look:
     channels_first: bool = False
     _functional: dict[int, tuple[str, str]] = field(default_factory=dict[int, tuple[str, str]])
     _clock: int = 0
+
+    def __post_init__(self) -> None:
+        self.parameters = ParameterRows(self.memory.names, self.memory.recorder)
 
     # ---- forward -----------------------------------------------------------------------------------------------------
 
@@ -164,7 +156,15 @@ class Look:
         unit = unit_dimension(tensor.shape, self.channels_first)
         kind = activation_of(module)
         index = self.memory.recorder.site(
-            model, "output", label, kind=type(module).__name__, role=role_of(module), module=name, units=tensor.shape[unit]
+            model,
+            "output",
+            label,
+            kind=type(module).__name__,
+            role=role_of(module),
+            module=name,
+            units=tensor.shape[unit],
+            call=call,
+            dtype=signals.format_of(tensor),
         )
         row = self.rows.get(index)
         if row is None:
@@ -263,7 +263,14 @@ class Look:
         unit = unit_dimension(shape, False)
         role = "other" if activation.label == "exp" else "activation"
         index = self.memory.recorder.site(
-            model, "output", label, kind=f"{activation.label}()", role=role, module="", units=shape[unit] if shape else 1
+            model,
+            "output",
+            label,
+            kind=f"{activation.label}()",
+            role=role,
+            module="",
+            units=shape[unit] if shape else 1,
+            dtype=signals.format_of(output) if output is not None else "",
         )
         sites[found.order] = index
         self._functional[found.order] = (model, label)
@@ -289,70 +296,6 @@ class Look:
         self._stack.clear()
         self._calls.clear()
 
-    # ---- parameters --------------------------------------------------------------------------------------------------
-
-    def measure_parameters(
-        self, parameters: Sequence[Tensor], scale: float, gradients: Sequence[Tensor | None] | None = None
-    ) -> None:
-        """Weights and gradients of parameters before the step, and a copy to tell the update by; once per parameter.
-
-        Args:
-            parameters: leaf tensors.
-            scale: loss scale still in the gradients (1 when they are unscaled).
-            gradients: their gradients; None takes ``.grad``.
-        """
-        names = self.memory.names
-        fresh = [p for p in parameters if id(p) not in self.parameters]
-        names.name_all(fresh)
-        given = {id(p): g for p, g in zip(parameters, gradients, strict=True)} if gradients is not None else None
-        rows: list[ParameterRow] = []
-        with torch.no_grad(), torch._C.DisableTorchFunction():
-            for parameter in fresh:
-                known = names.parameter(parameter)
-                if known is None or self.memory.recorder.site_count > MAX_SITES:
-                    continue
-                gradient = parameter.grad if given is None else given[id(parameter)]
-                before, factor = signals.strided(parameter)
-                index = self._parameter_site(parameter, known)
-                flags = int(Flag.NO_GRADIENT) if gradient is None else 0
-                row = ParameterRow(parameter, index, flags, [float(parameter.numel()), NAN, NAN, NAN], before, factor)
-                rows.append(row)
-                self.parameters[id(parameter)] = row
-            weights = signals.sums_of_squares([signals.plain(row.parameter) for row in rows])
-            with_gradient = [row for row in rows if not row.flags & Flag.NO_GRADIENT]
-            found = [row.parameter.grad if given is None else given[id(row.parameter)] for row in with_gradient]
-            squares = signals.sums_of_squares([signals.plain(g) for g in found if g is not None])
-            for row, weight in zip(rows, weights, strict=True):
-                row.values[1] = weight
-            for row, square in zip(with_gradient, squares, strict=True):
-                row.values[2] = square / scale**2
-
-    def _parameter_site(self, parameter: Tensor, known: tuple[str, str, str]) -> int:
-        model, module, name = known
-        facts = {"kind": f"{parameter.ndim}-d", "module": module, "units": parameter.numel()}
-        return self.memory.recorder.site(model, "parameter", name, trainable=parameter.requires_grad, **facts)
-
-    def gradient_norm(self) -> Scalar:
-        """Global norm of the gradients measured in this look; NaN without any."""
-        squares = [r.values[2] for r in self.parameters.values() if not r.flags & Flag.NO_GRADIENT]
-        if not squares or any(isinstance(s, Tensor) for s in squares):
-            return NAN
-        return math.sqrt(math.fsum(float(s) for s in squares)) if all(math.isfinite(float(s)) for s in squares) else NAN
-
-    def measure_updates(self, parameters: Sequence[Tensor]) -> None:
-        """How far the step moved the parameters that were measured before it."""
-        rows = [r for p in parameters if (r := self.parameters.get(id(p))) is not None and r.before is not None]
-        with torch.no_grad(), torch._C.DisableTorchFunction():
-            moved: list[Tensor] = []
-            for row in rows:
-                now, _ = signals.strided(row.parameter)
-                assert row.before is not None
-                moved.append(now.sub_(row.before) if now.shape == row.before.shape else now.zero_())
-                row.before = None
-            for row, square in zip(rows, signals.sums_of_squares(moved), strict=True):
-                row.values[3] = square * row.factor
-                row.flags |= int(Flag.ESTIMATED) if row.factor != 1.0 else 0
-
     # ---- writing -----------------------------------------------------------------------------------------------------
 
     def write_outputs(self) -> None:
@@ -363,10 +306,3 @@ class Look:
             if row.gradient is not None:
                 self.memory.recorder.row(self.step, row.index, Group.GRADIENT, 0, row.gradient)
         self.rows.clear()
-
-    def write_parameters(self, parameters: Sequence[Tensor] | None = None) -> None:
-        """Queue the rows of parameters (None: all measured)."""
-        chosen = list(self.parameters) if parameters is None else [id(p) for p in parameters if id(p) in self.parameters]
-        for key in chosen:
-            row = self.parameters[key]
-            self.memory.recorder.row(self.step, row.index, Group.PARAMETER, row.flags, list(row.values))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from gradiometer.probe import graph, signals
 from gradiometer.probe.look import Look, Memory
+from gradiometer.probe.parameters import Trail
 from gradiometer.probe.recorder import Recorder
 from gradiometer.probe.rehearsal import Rehearsal
 from gradiometer.probe.safety import EventLog
@@ -41,6 +42,8 @@ MAX_AUTOPSIES: Final = 3
 """Times the graph of a non-finite loss is searched for where it was born."""
 MAX_TROUBLES: Final = 2000
 """Non-finite or skipped steps that are recorded whatever the thinning says."""
+UNOWNED_LOOKS: Final = 12
+"""Looks in which parameters that no optimizer holds are looked for; later ones cannot tell more."""
 LOSS_JUMP: Final = 4.0
 """A loss this many times its running mean asks for a look."""
 
@@ -99,6 +102,7 @@ class Observer:
         self._norm_cost = 0.0
         self._look: Look | None = None
         self._trailing: Look | None = None
+        self._trail: Trail | None = None
         self._burst = 0
         self._look_count = 0
         self._new_step()
@@ -111,6 +115,8 @@ class Observer:
         self._losses: list[Scalar] = []
         self._grad_norm: Scalar = NAN
         self._clip = NAN
+        self._overshoot: Scalar = NAN
+        self._closure = False
         self._flags = 0
         self._own_before = self.own_seconds
         elapsed = time.perf_counter() - self._began
@@ -131,7 +137,7 @@ class Observer:
         if look is not None:
             flags |= int(Flag.SAMPLED)
             if isinstance(self._grad_norm, float) and math.isnan(self._grad_norm):
-                self._grad_norm = look.gradient_norm()
+                self._grad_norm = look.parameters.gradient_norm()
             self.own_seconds += look.hook_seconds + look.hook_calls * HOOK_SECONDS
         if isinstance(loss, float) and self._losses and not math.isfinite(loss):
             flags |= int(Flag.NONFINITE)
@@ -141,11 +147,12 @@ class Observer:
         if important or self._step % self.recorder.stride == 0:
             elapsed = time.perf_counter() - self._began
             row: list[Scalar] = [loss, self._rate, self._grad_norm, self._clip, self._scale, float(optimizer)]
-            row += [elapsed, self.own_seconds, float(self._backwards)]
+            row += [elapsed, self.own_seconds, float(self._backwards), self._overshoot]
             self.recorder.row(self._step, LEDGER_SITE, Group.LEDGER, flags, row)
         if look is not None:
             look.write_outputs()
-            look.write_parameters()
+            self._note_unowned(look)
+            look.parameters.write(look.step)
             self._report_failures()
         if important:
             self.recorder.flush_look()
@@ -254,7 +261,7 @@ class Observer:
         if look is None or look.has_gradient:
             return []  # a later micro-batch of the same step: the first one was measured
         look.loss_scale = self._scale
-        leaves = look.read_graph(roots)
+        leaves = look.leaves = look.read_graph(roots)
         if not self._optimizers_known:
             self._find_clock(leaves)
         if self._rehearsal is not None:
@@ -277,8 +284,9 @@ class Observer:
             if look.has_gradient:
                 self._hooks(False)
         if self._in_step:  # a closure (LBFGS): its first backward sees the weights before the step
+            self._closure = True
             if look is not None:
-                look.measure_parameters(self._parameters(), 1.0)
+                look.parameters.measure(self._parameters(), 1.0)
             if self._rehearsal is not None:  # the closure's first gradient: the weights have not moved yet
                 self._close_step(Flag.NONE)
                 self._rehearsed(self._stepping)
@@ -296,7 +304,7 @@ class Observer:
             )
         if look is not None:
             wanted = [p for p in leaves if gradients is not None or p.grad is not None]
-            look.measure_parameters(wanted, 1.0, gradients)
+            look.parameters.measure(wanted, 1.0, gradients)
         self._close_step(Flag.NO_OPTIMIZER)
         self._rehearsed(None)
 
@@ -367,7 +375,7 @@ class Observer:
     def clip_begin(self, parameters: Sequence[Tensor]) -> None:
         """The user is about to clip: the last chance to see the true gradient."""
         if self._look is not None and not self._in_backward and self._backwards:
-            self._look.measure_parameters([p for p in parameters if p.grad is not None], 1.0)
+            self._look.parameters.measure([p for p in parameters if p.grad is not None], 1.0)
 
     def clip_end(self, norm: Any, threshold: float) -> None:
         """The user has clipped: the norm before clipping is free."""
@@ -388,13 +396,17 @@ class Observer:
         self._optimizers_known = True
         self._in_step = True
         self._stepping = optimizer
+        if id(optimizer) not in self._optimizers:
+            self._describe(optimizer)
         partner = self._is_partner(optimizer)
         look = self._trailing if partner else self._look
+        self._follow(optimizer, partner)
         # torch.amp.GradScaler hands a fused optimizer its scale for the duration of the step
         scale = getattr(optimizer, "grad_scale", None)
         factor = float(scale) if isinstance(scale, Tensor) else 1.0
         if look is not None and (self._backwards or any(p.grad is not None for p in self._parameters())):
-            look.measure_parameters(self._parameters(), factor)  # else a closure (LBFGS) will run the first backward pass
+            look.parameters.measure(self._parameters(), factor)  # else a closure (LBFGS) will run the first backward pass
+            look.parameters.measure_moments(optimizer)
         elif look is None and not partner and isinstance(self._grad_norm, float) and math.isnan(self._grad_norm):
             self._take_norm(factor)
         if self._rehearsal is not None and self._backwards:
@@ -425,6 +437,41 @@ class Observer:
         index = self._optimizers.setdefault(id(optimizer), len(self._optimizers))
         return not self._backwards and self._last_optimizer >= 0 and index != self._last_optimizer
 
+    def _describe(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log what an optimizer is, at its first step."""
+        options: dict[str, Any] = {k: v for k, v in optimizer.param_groups[0].items() if isinstance(v, (bool, int, float))}
+        if isinstance(betas := optimizer.param_groups[0].get("betas"), tuple):
+            options["betas"] = [float(b) for b in betas]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        facts = {"kind": type(optimizer).__name__, "groups": len(optimizer.param_groups), "options": options}
+        self.events.add("optimizer", step=self._step, index=len(self._optimizers), **facts)
+
+    def _clipped(self) -> Scalar:
+        """Factor by which the gradients of this step were clipped; 1 for none or unknown."""
+        if math.isnan(self._clip):
+            return 1.0
+        if isinstance(self._grad_norm, float):
+            return min(1.0, self._clip / self._grad_norm) if self._grad_norm > 0.0 else 1.0
+        return (self._clip / self._grad_norm).clamp(max=1.0)
+
+    def _follow(self, optimizer: torch.optim.Optimizer, partner: bool) -> None:
+        """Hold the last step that was looked at against the gradient which the very next one of its optimizer finds."""
+        trail, self._trail = self._trail, self._trail if partner else None
+        if trail is None or partner or not self._backwards:
+            return
+        if trail.step == self._step - 1 and self._last_optimizer == self._optimizers.get(id(optimizer), -1):
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                self._overshoot = trail.overshoot(self._clipped())
+
+    def _note_unowned(self, look: Look) -> None:
+        """Parameters whose gradient was computed and that no optimizer holds: they never move."""
+        if not self._optimizers_known or self._look_count >= UNOWNED_LOOKS:
+            return
+        optimizers = [o for reference in self._live if (o := reference()) is not None]
+        held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+        unowned = [p for p in look.leaves if isinstance(p, nn.Parameter) and id(p) not in held]
+        if unowned and held:
+            look.parameters.measure(unowned, self._scale, flag=Flag.UNOWNED)
+
     def _take_norm(self, factor: float) -> None:
         now = time.perf_counter()
         if not self._sampler.norm_fits(self._norm_cost, now - self._began):
@@ -448,14 +495,15 @@ class Observer:
         self._rate = float(rate)
         partner = self._is_partner(optimizer)
         look = self._trailing if partner else self._look
-        if look is not None:
-            look.measure_updates(self._parameters())
+        trail = look.parameters.measure_updates(self._parameters(), look.step, self._clipped()) if look is not None else None
         if partner:
             if look is not None:
-                look.write_parameters(self._parameters())
+                look.parameters.write(look.step, self._parameters())
                 self.recorder.flush_look()
             return
         self._last_optimizer = index = self._optimizers[id(optimizer)]
+        if not self._closure and not self._in_backward:
+            self._trail = trail
         if self._in_backward:  # an optimizer for each parameter, stepping while backward runs
             self._stepped_inside = True
             return
@@ -465,9 +513,8 @@ class Observer:
 
     def _finish_by_hand(self, look: Look) -> None:
         """The script updates its weights itself: the update is what changed since the last backward pass."""
-        moved = [row.parameter for row in look.parameters.values()]
-        look.measure_updates(moved)
-        look.write_parameters(moved)
+        look.parameters.measure_updates(look.parameters.tensors, look.step, 1.0)
+        look.parameters.write(look.step)
 
     # ---- the end ---------------------------------------------------------------------------------------------------
 
@@ -487,7 +534,7 @@ class Observer:
         if look is not None and (self._backwards or (look.rows and multiprocessing.parent_process() is None)):
             # measured, but the step never came: a crash, or no backward at all (in a data worker that is as it should be)
             look.write_outputs()
-            look.write_parameters()
+            look.parameters.write(look.step)
         if self._trailing is not None and not self._optimizers_known:
             self._finish_by_hand(self._trailing)
         self.recorder.close()

@@ -77,7 +77,8 @@ def sum_of_squares(x: Tensor) -> Scalar:
     return (float(torch.linalg.vector_norm(wide.double() / largest)) * largest) ** 2
 
 
-def _read(x: Tensor) -> Scalar:
+def read(x: Tensor) -> Scalar:
+    """The number in a 0-d tensor where reading costs nothing (on the CPU), else the tensor."""
     return float(x) if x.device.type == "cpu" else x
 
 
@@ -90,6 +91,11 @@ def plain(x: Tensor) -> Tensor:
     if x.is_sparse:
         x = x.coalesce().values()
     return torch.view_as_real(x) if x.is_complex() else x
+
+
+def format_of(x: Tensor) -> str:
+    """Number format of a tensor, e.g. ``float32``."""
+    return str(x.dtype).removeprefix("torch.")
 
 
 def rows_of(x: Tensor, tick: int) -> Tensor:
@@ -119,13 +125,13 @@ def output_statistics(x: Tensor, kind: ActivationKind | None, tick: int) -> list
     slope2: Scalar = NAN
     if kind is not None:
         if kind.zero_is_dead:
-            zeros = count - _read(torch.count_nonzero(table)) * share
+            zeros = count - read(torch.count_nonzero(table)) * share
         if kind.saturated is not None:
-            saturated = _read(kind.saturated(table).sum()) * share
+            saturated = read(kind.saturated(table).sum()) * share
         if kind is RELU:
             slope2 = count - zeros  # a slope of one wherever it is not zero
         elif kind.slope2 is not None:
-            slope2 = _read(kind.slope2(table).sum()) * share
+            slope2 = read(kind.slope2(table).sum()) * share
     return [float(count), sum_of_squares(table) * share, varying, zeros, saturated, slope2]
 
 
@@ -167,7 +173,7 @@ class QuietUnits:
         self._quiet = torch.where(zero, self._quiet + x.shape[0], torch.zeros_like(self._quiet))
         self._seen += x.shape[0]
         window = min(self._seen, DEAD_EXAMPLES)
-        return _read((self._quiet >= window).sum()), float(window), units
+        return read((self._quiet >= window).sum()), float(window), units
 
 
 def strided(parameter: Tensor) -> tuple[Tensor, float]:
@@ -176,6 +182,19 @@ def strided(parameter: Tensor) -> tuple[Tensor, float]:
     part = flat if flat.numel() <= UPDATE_LIMIT else flat[:: flat.numel() // UPDATE_LIMIT | 1]
     copy = part.clone() if part.element_size() >= 4 else part.float()
     return copy, flat.numel() / max(part.numel(), 1)
+
+
+def between_rows(parameter: Tensor) -> Scalar:
+    """Sum of squares of the rows of a matrix or kernel about their mean, from a regular subsample of its columns."""
+    table = plain(parameter)
+    table = table.reshape(table.shape[0], -1)
+    columns = max(1, UPDATE_LIMIT // table.shape[0])
+    if table.shape[0] > UPDATE_LIMIT:
+        table = table[:: table.shape[0] // UPDATE_LIMIT | 1]
+    if table.shape[1] > columns:
+        table = table[:, :: table.shape[1] // columns | 1]
+    table = table if table.dtype in (torch.float32, torch.float64) else table.float()
+    return sum_of_squares(table - table.mean(0, keepdim=True)) * (parameter.numel() / max(table.numel(), 1))
 
 
 @dataclass(frozen=True, slots=True)
