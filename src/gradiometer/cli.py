@@ -19,6 +19,7 @@ from gradiometer.record.folder import RUNS_FOLDER, create_folder, list_runs
 from gradiometer.types import Severity, VerdictWord
 
 if TYPE_CHECKING:
+    from gradiometer.monitor import Announcement
     from gradiometer.report.summary import Summary
 
 USAGE_STATUS: Final = 2
@@ -97,6 +98,7 @@ def run(
     The exit status is the command's own; the summary goes to standard error.
     """
     from gradiometer import launch
+    from gradiometer.monitor import Monitor
 
     if not 0.0 < overhead <= 100.0:
         raise GradiometerError(f"--overhead is {overhead:g}.", "Give a percentage above 0 and at most 100, such as 1.")
@@ -104,9 +106,19 @@ def run(
         raise GradiometerError(f"--every is {every}.", "Give a number of steps, at least 1.")
     resolved = launch.resolve(command)
     folder = create_folder(out, resolved, __version__)
-    outcome = launch.launch(resolved, folder, overhead=overhead / 100.0, every=every)
+    monitor = Monitor(folder, _announce)
+    outcome = launch.launch(resolved, folder, overhead=overhead / 100.0, every=every, tick=monitor.tick)
+    launch.note(folder, monitor.facts())
     _after_the_run(lambda: _conclude(folder, html=not no_report))
     raise typer.Exit(outcome.status)
+
+
+def _announce(announcement: Announcement) -> None:
+    """One line on standard error, while the training runs."""
+    from gradiometer.report.text import plain
+
+    where = f"at step {announcement.step}" if announcement.step >= 0 else "now"
+    typer.echo(f"gradiometer, {where}: {announcement.rule}. {plain(announcement.sentence)}", err=True)
 
 
 def _after_the_run(conclude: Callable[[], object]) -> None:

@@ -347,14 +347,18 @@ def catching(handler: Callable[[int, FrameType | None], object]) -> Generator[No
 
 def note_outcome(folder: Path, outcome: Outcome) -> None:
     """Add to a run's ``run.json`` how its command ended."""
+    facts = {"status": outcome.status, "signal": outcome.signal, "seconds": round(outcome.seconds, 3)}
+    ended = datetime.now(UTC).isoformat(timespec="seconds")
+    note(folder, {**facts, "interrupted": outcome.interrupted, "ended": ended})
+
+
+def note(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Add facts to a run's ``run.json``; says so where it cannot be written, and goes on."""
+    if not facts:
+        return
     try:
         info: dict[str, Any] = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        info["status"] = outcome.status
-        info["signal"] = outcome.signal
-        info["seconds"] = round(outcome.seconds, 3)
-        info["interrupted"] = outcome.interrupted
-        info["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
-        write_info(folder, info)
+        write_info(folder, {**info, **facts})
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         print(f"gradiometer: the run folder {folder} cannot be written any more ({reason})", file=sys.stderr)  # noqa: T201

@@ -166,6 +166,7 @@ def card(index: int, finding: Finding, sentence: str) -> dict[str, Any]:
         "confidence": f"{100 * finding.confidence:.0f} %",
         "sentence": finding.sentence,
         "said": finding.sentence == sentence,
+        "because": _name(finding.because) if finding.because else "",
         "starts": finding.starts,
         "shows": _names(finding.shows or finding.sites),
         "when": f"step {first:,}" if first == last else f"steps {first:,} to {last:,}",

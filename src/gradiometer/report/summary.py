@@ -123,6 +123,23 @@ class Summary:
         return sum(f.severity is Severity.ERROR for f in self.diagnosis.findings)
 
     @property
+    def history(self) -> tuple[str, ...]:
+        """Sentences about what was announced while the command ran, and what became of it."""
+        found = {f.rule: f for f in self.diagnosis.findings}
+        said: list[str] = []
+        for entry in self.run.info.get("announced", ()):
+            rule, step = str(entry.get("rule", "")), int(entry.get("step", -1))
+            finding = found.get(rule)
+            if finding is not None and finding.severity is Severity.ERROR:
+                led = f", now seen as a symptom of {finding.because}" if finding.because else ""
+                said.append(f"{rule} was announced at step {step}{led}.")
+            elif self.errors:
+                said.append(f"{rule} was announced at step {step}; with all steps seen, {self.diagnosis.findings[0].rule} is it.")
+            else:
+                said.append(f"{rule} was announced at step {step}; the training got past it.")
+        return tuple(said)
+
+    @property
     def ending(self) -> str:
         """How the command ended, if not well; empty if well, still going on or unknown."""
         status = self.run.info.get("status")

@@ -139,6 +139,7 @@ def finding_block(number: int, finding: Finding, *, said: bool) -> RenderableTyp
         (finding.severity.value, _MARKS[finding.severity]),
         f"  {finding.rule}  ",
         (f"{when}, confidence {100 * finding.confidence:.0f} %", "dim"),
+        (f", follows from {finding.because}" if finding.because else "", "dim"),
     )
     body = Table.grid(padding=(0, 1))
     body.add_column(style="dim", no_wrap=True)
@@ -155,7 +156,8 @@ def finding_block(number: int, finding: Finding, *, said: bool) -> RenderableTyp
     for index, help_ in enumerate(finding.helps):
         body.add_row("" if index else "what helps", f"- {help_}")
     body.add_row("more", f"gradiometer explain {finding.rule}")
-    return Group(head, Padding(body, (0, 0, 0, 2)))
+    block = Group(head, Padding(body, (0, 0, 0, 2)))
+    return Padding(block, (0, 0, 0, 4)) if finding.because else block
 
 
 def _names(names: Sequence[str]) -> str:
@@ -171,6 +173,7 @@ def _facts(summary: Summary) -> Text:
     loss, cost = summary.loss, summary.cost
     unknown = summary.diagnosis.verdict is VerdictWord.UNKNOWN  # then the verdict says how it ended
     words = [summary.ending] if summary.ending and not unknown else []
+    words += [plain(sentence) for sentence in summary.history]
     if math.isfinite(loss.start):
         words.append(f"Loss {loss.start:.4g} to {loss.end:.4g} in {counted(cost.steps, 'step')}.")
     elif cost.steps:

@@ -19,6 +19,7 @@ from gradiometer.rules import (
     signal_explosion,
     vanishing_gradient,
 )
+from gradiometer.rules.causes import in_order
 from gradiometer.types import Finding
 
 
@@ -52,11 +53,9 @@ RULES: Final[tuple[Rule, ...]] = tuple(
 
 
 def diagnose(trace: Trace) -> list[Finding]:
-    """Every finding of every rule: errors first, then by the step at which they begin, then causes before symptoms."""
-    order = {rule.name: i for i, rule in enumerate(RULES)}
-    findings = [finding for rule in RULES for finding in rule.find(trace)]
-    findings.sort(key=lambda f: (f.severity.rank, f.steps[0], order[f.rule]))
-    return findings
+    """Every finding of every rule: root causes by severity and onset, each before the symptoms that follow from it."""
+    rank = {rule.name: i for i, rule in enumerate(RULES)}
+    return in_order([finding for rule in RULES for finding in rule.find(trace)], rank)
 
 
 def rule_named(name: str) -> Rule:
