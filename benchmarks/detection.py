@@ -1,110 +1,90 @@
-"""Detection: every script of the zoo under the probe, and what the rules say of it against its label.
+"""Detection: every training of the zoo under the probe, what the rules say of it, and what other tools say of the same.
 
-    python benchmarks/detection.py [--seeds N] [--only NAME …]
+    python benchmarks/detection.py [--half H] [--seeds N] [--only NAME …] [--peers PYTHON] [--fresh]
 
-Prints one table per half of the zoo (see zoo/labels.toml) and writes benchmarks/results/detection.json. A finding of
-severity error makes a run sick. A sick run that is called well is a miss; a well run with an error is a false alarm, and
-one with a warning is counted apart.
+Records are kept in benchmarks/.work and made again only when the probe or the script has changed, so that the benchmark may
+be stopped and goes on where it was, and rules are judged anew in a minute. Prints tables and writes
+benchmarks/results/detection.json, of which docs/generate.py makes docs/error-rates.md.
+
+A finding of severity error makes a run sick. A sick run that is called well is a miss; a well run with an error is a false
+alarm, and one with a warning is counted apart. Thresholds were set on the calibration half; the evaluation half is judged.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 import gradiometer
-from gradiometer.record.depth import falls_towards_input, falls_towards_output
-from gradiometer.record.trace import SETTLE, Trace
-from gradiometer.rules.judging import hidden_sites, without_embeddings
+from gradiometer.record.trace import Trace
+from gradiometer.rules import RULES
 from gradiometer.types import Finding, Severity
+from zoo import ROOT, SEEDS, TIMEOUT, ZOO, ZooRun, last_number, read_labels
 
-ROOT = Path(__file__).resolve().parent.parent
-ZOO = ROOT / "zoo"
 RESULTS = ROOT / "benchmarks" / "results" / "detection.json"
-TIMEOUT = 120
-SITES_SHARE = 0.8
-"""Share of a finding's sites that must match a pattern of the label."""
-
-# A script fixes its own seed, as users do: other seeds are made by shifting it from outside, the script is not changed.
-SHIFTED = (
-    "import runpy, sys, torch\n"
-    "shift, path, seed = int(sys.argv[1]), sys.argv[2], torch.manual_seed\n"
-    "torch.manual_seed = lambda value: seed(value + shift)\n"
-    "sys.argv = sys.argv[2:]\n"
-    "runpy.run_path(path, run_name='__main__')\n"
-)
-
-
-@dataclass(frozen=True)
-class ZooRun:
-    """An entry of zoo/labels.toml, or its reference configuration."""
-
-    name: str
-    half: str
-    family: str
-    label: str
-    script: str
-    args: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
-    metric: str = ""
-    outcome: float = math.nan
-    cause: str = ""
-    rule: str = ""
-    also: tuple[str, ...] = ()
-    sites: tuple[str, ...] = ()
-
-
-def read_labels(path: Path = ZOO / "labels.toml") -> list[ZooRun]:
-    """Every entry, and after a sick one its reference configuration."""
-    runs: list[ZooRun] = []
-    for entry in tomllib.loads(path.read_text(encoding="utf-8"))["run"]:
-        reference = {k.removeprefix("reference_"): entry.pop(k) for k in list(entry) if k.startswith("reference_")}
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
-        run = ZooRun(**{"script": entry["name"], **fields})
-        runs.append(run)
-        if reference:
-            well = replace(run, name=f"{run.name} (reference)", label="well", cause="", rule="", also=(), sites=())
-            args, env = tuple(reference.get("args", ())), reference.get("env", {})
-            runs.append(replace(well, args=args, env=env, outcome=float(reference["outcome"])))
-    return runs
+WORK = ROOT / "benchmarks" / ".work" / "detection"
+PREFIXES = 40
+"""Steps, evenly among the looks, at which it is asked what the rules could have said by then."""
+NEAR = 2
+"""Places between a named site and a guilty one that still count as adjacent: a layer and its activation are two."""
+CONFIRMED = 2
+"""Prefixes in a row that must show an error, as for the announcements of `gradiometer run`."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the rules said of a run. ``right_rule`` and ``right_sites`` are None for a well run."""
+    """What the rules said of a run.
+
+    Attributes:
+        verdict: ``sick`` with a finding of severity error, else ``well``.
+        root: rule of the first finding, the root cause; empty without any.
+        right_cause: whether that is the cause of the label; None for a well run.
+        right_site: whether the first site it names is guilty or adjacent; None where the label names none.
+        first_step: first step at which a finding of the right cause or one of its symptoms was there to be seen.
+        first_error: first step at which an error was there twice in a row; -1 for never.
+        first_root: the root cause then.
+        steps: of the training.
+    """
 
     name: str
     half: str
     family: str
     label: str
+    rule: str
+    onset: str
     seed: int
     verdict: str
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
-    first: str
-    right_rule: bool | None
-    right_sites: bool | None
-    last_line: str
-    seconds: float
+    root: str
+    right_cause: bool | None
+    right_site: bool | None
+    first_step: int
+    first_error: int
+    first_root: str
+    steps: int
     looks: int
     overhead_percent: float
-    levels: Mapping[str, float]
+    seconds: float
+    outcome: float
     sentences: tuple[str, ...]
 
     @property
@@ -113,152 +93,324 @@ class Result:
         return (self.verdict == "sick") == (self.label == "sick")
 
 
+# ---- running -----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _probe_hash() -> str:
+    """Of everything that decides what a record holds."""
+    source = ROOT / "src" / "gradiometer"
+    files = sorted([*(source / "probe").rglob("*.py"), source / "record" / "frames.py", source / "launch.py"])
+    return _hash(*(f.read_bytes() for f in files))
+
+
+def _hash(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def _key(run: ZooRun, seed: int) -> str:
+    settings = json.dumps([run.args, dict(run.env), seed]).encode()
+    return _hash((ZOO / f"{run.script}.py").read_bytes(), settings)
+
+
 def execute(run: ZooRun, folder: Path, seed: int = 0) -> tuple[str, float]:
     """Run a script under the probe, recording to ``folder``; returns the last line it printed and the seconds it took."""
-    script = str(ZOO / f"{run.script}.py")
-    command = [sys.executable, "-c", SHIFTED, str(seed), script] if seed else [sys.executable, script]
     probe = [sys.executable, "-m", "gradiometer", "run", "--no-report", "--out", str(folder), "--"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **run.env}
     began = time.perf_counter()
     done = subprocess.run(
-        [*probe, *command, *run.args], env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        [*probe, *run.command(seed)], env=run.environment(), capture_output=True, text=True, timeout=TIMEOUT, check=False
     )
     if done.returncode:
         raise RuntimeError(f"{run.name} ended with status {done.returncode}:\n{done.stderr[-2000:]}")
     return done.stdout.strip().splitlines()[-1], time.perf_counter() - began
 
 
-def judge(run: ZooRun, folder: Path, last_line: str = "", seconds: float = math.nan, seed: int = 0) -> Result:
+def recorded(run: ZooRun, seed: int) -> tuple[Path, str, float]:
+    """The record of a run, made unless there is one: its folder, the last line printed, and seconds."""
+    folder = WORK / f"{_key(run, seed)}-{_probe_hash()}"
+    said = folder / "said.json"
+    if not said.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        line, seconds = execute(run, folder, seed)
+        said.write_text(json.dumps([line, seconds]), encoding="utf-8")
+    line, seconds = json.loads(said.read_text(encoding="utf-8"))
+    return folder, line, seconds
+
+
+# ---- judging -----------------------------------------------------------------------------------------------------------
+
+
+def judge(run: ZooRun, folder: Path, line: str = "", seconds: float = math.nan, seed: int = 0) -> Result:
     """Read the record of a run and hold the findings against its label."""
     trace = gradiometer.load(folder).trace
     findings = gradiometer.diagnose(trace)
     errors = [f for f in findings if f.severity is Severity.ERROR]
-    right = [f for f in errors if f.rule == run.rule]
-    sick = run.label == "sick"
+    named = (run.rule, *run.accept)
+    first = _first_steps(trace, {*named, *run.also})
+    root = findings[0] if findings else None
+    right_cause = root is not None and root.severity is not Severity.INFO and root.rule in named
     return Result(
         name=run.name,
         half=run.half,
         family=run.family,
         label=run.label,
+        rule=run.rule,
+        onset=run.onset,
         seed=seed,
         verdict="sick" if errors else "well",
         errors=tuple(f.rule for f in errors),
         warnings=tuple(f.rule for f in findings if f.severity is Severity.WARNING),
-        first=findings[0].rule if findings else "",
-        right_rule=bool(right) if sick else None,
-        right_sites=any(sites_match(f, run.sites) for f in right) if sick else None,
-        last_line=last_line,
-        seconds=round(seconds, 2),
+        root=root.rule if root else "",
+        right_cause=right_cause if run.sick else None,
+        right_site=_right_site(trace, findings, run) if run.sick and run.sites else None,
+        first_step=first[0],
+        first_error=first[1],
+        first_root=first[2],
+        steps=trace.steps_seen,
         looks=int(trace.steps.size),
         overhead_percent=round(trace.overhead_percent, 2),
-        levels=levels(trace),
-        sentences=tuple(f.sentence for f in findings),
+        seconds=round(seconds, 2),
+        outcome=last_number(line),
+        sentences=tuple(f"{f.severity}: {f.rule}: {f.sentence}" for f in findings),
     )
 
 
-def sites_match(finding: Finding, patterns: Sequence[str]) -> bool:
-    """Whether every pattern matches a site of the finding, and most of its sites match one."""
-    hits = [any(fnmatchcase(site, p) for p in patterns) for site in finding.sites]
-    every = all(any(fnmatchcase(site, p) for site in finding.sites) for p in patterns)
-    return every and bool(hits) and sum(hits) >= SITES_SHARE * len(hits)
+def _first_steps(trace: Trace, rules: set[str]) -> tuple[int, int, str]:
+    """(first step with a finding of one of these rules, first step with a confirmed error, its root cause); -1 for never."""
+    first = error = -1
+    root = ""
+    in_a_row = 0
+    for step in prefixes(trace):
+        findings = gradiometer.diagnose(trace.until(step))
+        if first < 0 and any(f.rule in rules and f.severity is not Severity.INFO for f in findings):
+            first = step
+        errors = [f for f in findings if f.severity is Severity.ERROR]
+        in_a_row = in_a_row + 1 if errors else 0
+        if error < 0 and in_a_row >= CONFIRMED:
+            error, root = step, errors[0].rule
+        if first >= 0 and error >= 0:
+            break
+    return first, error, root
 
 
-def levels(trace: Trace) -> dict[str, float]:
-    """The strongest value each rule's measure reached after the first steps: what thresholds are held against."""
-    settled = trace.steps >= SETTLE
-    settled = settled if settled.any() else np.ones(trace.steps.shape, np.bool_)
-    gradients = [trace.log10_gradient[settled][:, chain] for chain in trace.chains]
-    finite = [np.where(np.isfinite(y), y, np.nan) for y in gradients]
-    signals = [trace.log10_signal[settled][:, hidden_sites(trace, chain)] for chain in trace.chains]
-    signals_known = [np.where(np.isfinite(y), y, np.nan) for y in signals]
-    seeing = [trace.varying_share[settled][:, without_embeddings(trace, chain)] for chain in trace.chains]
-    ends = [row[~np.isnan(row)][-2:].max(initial=0.0) for share in seeing for row in share if (~np.isnan(row)).sum() >= 4]
-    return {
-        "gradient falls (decades)": _largest(falls_towards_input(y) for y in gradients),
-        "gradient grows (decades)": _largest(falls_towards_output(y) for y in finite),
-        "signal falls (decades)": _largest(falls_towards_output(y) for y in signals),
-        "signal grows (decades)": _largest(falls_towards_input(y) for y in signals_known),
-        "varying share at the output end, least": round(float(min(ends)), 6) if ends else math.nan,
-        "dead share": _largest([trace.dead_share[settled]]),
-        "saturated share": _largest([trace.saturated_share[settled]]),
-    }
+def prefixes(trace: Trace) -> list[int]:
+    """Steps at which what had been seen by then is read: looks, at most `PREFIXES` of them, and the last step."""
+    steps = trace.steps.tolist()
+    if len(steps) > PREFIXES:
+        steps = [steps[round(i * (len(steps) - 1) / (PREFIXES - 1))] for i in range(PREFIXES)]
+    return sorted({*steps, trace.steps_seen - 1})
 
 
-def _largest(values: Iterable[Any]) -> float:
-    known = [float(np.nanmax(v)) for v in values if v.size and np.isfinite(v).any()]
-    return round(max(known), 3) if known else math.nan
+def _right_site(trace: Trace, findings: Sequence[Finding], run: ZooRun) -> bool:
+    """Whether the first site of the first finding about the right disease is guilty, or adjacent to a guilty place."""
+    about = [f for f in findings if f.rule in (run.rule, *run.accept)] or [f for f in findings if f.rule in run.also]
+    named = [name for f in about[:1] for name in (f.starts, *f.sites[:1]) if name]
+    guilty = [s for s in trace.sites if any(fnmatchcase(s.name, p) for p in run.sites)]
+    depths = {(s.model, s.depth) for s in guilty}
+    for name in named:
+        for site in (s for s in trace.sites if s.name == name):
+            if site in guilty or any(site.model == model and abs(site.depth - depth) <= NEAR for model, depth in depths):
+                return True
+    return False
 
 
 def observe(run: ZooRun, seed: int = 0) -> Result:
-    """Execute and judge in a folder that is thrown away."""
-    with tempfile.TemporaryDirectory() as folder:
-        line, seconds = execute(run, Path(folder) / "run", seed)
-        return judge(run, Path(folder) / "run", line, seconds, seed)
+    """Record, unless that has been done, and judge."""
+    return judge(run, *recorded(run, seed), seed)
+
+
+# ---- peers -------------------------------------------------------------------------------------------------------------
+
+
+def peer_says(run: ZooRun, seed: int, python: str) -> dict[str, Any]:
+    """What every peer says of a run, kept like the records: peer -> flagged, warnings, ..."""
+    from peers.run import run_peer
+
+    sources = sorted((ROOT / "benchmarks" / "peers").glob("*.py"))
+    path = WORK / f"{_key(run, seed)}-{_hash(*(f.read_bytes() for f in sources))}.peers.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(run_peer(run, seed=seed, python=python)), encoding="utf-8")
+    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return said
+
+
+def peer_totals(jobs: Sequence[tuple[ZooRun, int]], said: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Per peer: recall and false alarms over the trainings that it could be run on."""
+    totals: dict[str, Any] = {}
+    for peer in sorted({name for one in said for name in one}):
+        judged: list[tuple[bool, bool, bool]] = []
+        for (run, _), one in zip(jobs, said, strict=True):
+            verdict = one.get(peer, {"error": "not run"})
+            if "error" not in verdict:
+                flagged = bool(verdict["flagged"])
+                judged.append((run.sick, flagged, flagged or bool(verdict["warnings"])))
+        sick = [j for j in judged if j[0]]
+        well = [j for j in judged if not j[0]]
+        totals[peer] = {
+            "recall": rate(sum(j[1] for j in sick), len(sick)),
+            "false alarms": rate(sum(j[1] for j in well), len(well)),
+            "recall with warnings": rate(sum(j[2] for j in sick), len(sick)),
+            "false alarms with warnings": rate(sum(j[2] for j in well), len(well)),
+            "could not be run on": len(jobs) - len(judged),
+        }
+    return totals
+
+
+# ---- rates -------------------------------------------------------------------------------------------------------------
+
+
+def rate(hits: int, of: int) -> dict[str, Any]:
+    """A share with its 95 % interval (Clopper and Pearson 1934)."""
+    if not of:
+        return {"hits": 0, "of": 0, "share": None, "low": None, "high": None}
+    interval = binomtest(hits, of).proportion_ci(0.95, "exact")
+    share, low, high = (round(float(v), 4) for v in (hits / of, interval.low, interval.high))
+    return {"hits": hits, "of": of, "share": share, "low": low, "high": high}
+
+
+def totals(results: Sequence[Result]) -> dict[str, Any]:
+    """Error rates of one half."""
+    sick = [r for r in results if r.label == "sick"]
+    well = [r for r in results if r.label == "well"]
+    found = [r for r in sick if r.right]
+    placed = [r for r in found if r.right_site is not None]
+    early = [r for r in sick if r.onset == "start" and r.first_step >= 0]
+    agreeing = [r for r in sick if r.first_error >= 0 and r.right]
+    return {
+        "trainings": {"sick": len({r.name for r in sick}), "well": len({r.name for r in well})},
+        "recall": rate(len(found), len(sick)),
+        "false alarms": rate(sum(not r.right for r in well), len(well)),
+        "warnings on well runs": rate(sum(r.right and bool(r.warnings) for r in well), len(well)),
+        "right cause": rate(sum(bool(r.right_cause) for r in sick), len(sick)),
+        "right cause of those found": rate(sum(bool(r.right_cause) for r in found), len(found)),
+        "right site": rate(sum(bool(r.right_site) for r in placed), len(placed)),
+        "median share of steps until a finding": _median(r.first_step / max(r.steps, 1) for r in early),
+        "faults present from the start": len([r for r in sick if r.onset == "start"]),
+        "early errors on well runs": rate(sum(r.first_error >= 0 for r in well), len(well)),
+        "early root cause kept": rate(sum(r.first_root in (r.root, *r.errors) for r in agreeing), len(agreeing)),
+        "misses": sorted({r.name for r in sick if not r.right}),
+        "false alarms on": sorted({r.name for r in well if not r.right}),
+        "wrong cause on": sorted({f"{r.name}: {r.root}" for r in found if not r.right_cause}),
+        "wrong site on": sorted({r.name for r in placed if not r.right_site}),
+    }
+
+
+def by_rule(results: Sequence[Result]) -> dict[str, Any]:
+    """Recall and causes of the trainings whose label names a rule, and how often the rule is an error on well ones."""
+    rules: dict[str, Any] = {}
+    well = [r for r in results if r.label == "well"]
+    for rule in (r.name for r in RULES):
+        own = [r for r in results if r.label == "sick" and r.rule == rule]
+        rules[rule] = {
+            "recall": rate(sum(r.right for r in own), len(own)),
+            "right cause": rate(sum(bool(r.right_cause) for r in own), len(own)),
+            "median first step": _median(float(r.first_step) for r in own if r.first_step >= 0),
+            "errors on well runs": rate(sum(rule in r.errors for r in well), len(well)),
+        }
+    return rules
+
+
+def _median(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return round(float(np.median(known)), 4) if known else None
 
 
 # ---- the table ---------------------------------------------------------------------------------------------------------
 
 
-def totals(results: Sequence[Result]) -> dict[str, Any]:
-    """Misses, false alarms and right rules."""
-    sick = [r for r in results if r.label == "sick"]
-    well = [r for r in results if r.label == "well"]
-    return {
-        "sick": len(sick),
-        "misses": [f"{r.name} seed +{r.seed}" for r in sick if not r.right],
-        "right rule": sum(bool(r.right_rule) for r in sick),
-        "right sites": sum(bool(r.right_sites) for r in sick),
-        "well": len(well),
-        "false alarms": [f"{r.name} seed +{r.seed}" for r in well if not r.right],
-        "warnings on well runs": [f"{r.name} seed +{r.seed}" for r in well if r.right and r.warnings],
-    }
-
-
 def table(results: Sequence[Result]) -> str:
     """A plain text table."""
-    head = ("script", "seed", "label", "verdict", "rules found", "rule", "sites", "s", "cost %", "outcome")
+    head = ("training", "seed", "label", "verdict", "found", "cause", "site", "first", "error", "of", "cost %", "outcome")
     mark = {None: "", True: "yes", False: "NO"}
     rows = [head]
     for r in results:
         found = [*r.errors, *(f"({w})" for w in r.warnings)]
-        cost = f"{r.overhead_percent:.1f}"
         verdict = r.verdict if r.right else r.verdict.upper()
-        cells = (f"+{r.seed}", r.label, verdict, ", ".join(found), mark[r.right_rule], mark[r.right_sites])
-        rows.append((r.name, *cells, f"{r.seconds:.1f}", cost, r.last_line[-40:]))
+        cells = (f"+{r.seed}", r.label, verdict, ", ".join(found), mark[r.right_cause], mark[r.right_site])
+        numbers = (str(r.first_step), str(r.first_error), str(r.steps), f"{r.overhead_percent:.1f}", f"{r.outcome:.4g}")
+        rows.append((r.name, *cells, *numbers))
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
+def show(title: str, numbers: dict[str, Any]) -> None:
+    """Print totals."""
+    print(f"\n{title}")
+    for key, value in numbers.items():
+        print(f"  {key:42} {_words(value)}")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict) and "share" in value:
+        if value["share"] is None:
+            return "-"
+        return f"{value['share']:.3f} ({value['hits']} of {value['of']}; 95 %: {value['low']:.3f} to {value['high']:.3f})"
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=int(os.environ.get("SEEDS", "1")), help="seeds per script")
-    parser.add_argument("--only", nargs="*", default=[], help="names of scripts; the result file is then left alone")
-    parser.add_argument("--workers", type=int, default=max((os.cpu_count() or 2) // 2, 1), help="scripts at a time")
+    parser.add_argument("--half", choices=("calibration", "evaluation"), help="one half only")
+    parser.add_argument("--seeds", type=int, default=int(os.environ.get("SEEDS", len(SEEDS))), help="seeds per script")
+    parser.add_argument("--only", nargs="*", default=[], help="names of runs or scripts; the result file is then left alone")
+    parser.add_argument(
+        "--peers", metavar="PYTHON", help="interpreter that has the packages of benchmarks/peers/requirements.txt"
+    )
+    parser.add_argument("--fresh", action="store_true", help="forget the records of earlier runs")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, help="scripts at a time")
     options = parser.parse_args(arguments)
-    runs = [r for r in read_labels() if not options.only or r.script in options.only or r.name in options.only]
-    jobs = [(run, seed) for seed in range(options.seeds) for run in runs]
-    with ThreadPoolExecutor(options.workers) as pool:
-        results = list(pool.map(lambda job: observe(*job), jobs))
-    summary: dict[str, Any] = {}
+    if options.fresh:
+        shutil.rmtree(WORK, ignore_errors=True)
+    wanted = set(options.only)
+    runs = [r for r in read_labels() if options.half in (None, r.half) and (not wanted or wanted & {r.name, r.script})]
+    jobs = [(run, seed) for run in runs for seed in run.seeds[: options.seeds]]
+    _probe_hash()
+    _in_parallel(lambda job: recorded(*job), jobs, options.workers)
+    with ProcessPoolExecutor(options.workers) as pool:
+        results = list(pool.map(_observe, jobs, chunksize=4))
+    document: dict[str, Any] = {"halves": {}}
     for half in ("calibration", "evaluation"):
         part = [r for r in results if r.half == half]
-        summary[half] = totals(part)
-        print(f"\n{half} half\n{table(part)}\n")
-        for key, value in summary[half].items():
-            names = ": " + ", ".join(value) if isinstance(value, list) and value else ""
-            print(f"  {key} {len(value) if isinstance(value, list) else value}{names}")
-    if not options.only:
-        facts = {
-            "gradiometer": gradiometer.__version__,
-            "python": platform.python_version(),
-            "platform": platform.system(),
-            "seeds": options.seeds,
-        }
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        document = {**facts, "totals": summary, "runs": [asdict(r) for r in results]}
-        RESULTS.write_text(json.dumps(document, indent=1, allow_nan=True) + "\n", encoding="utf-8")
-        print(f"\nwritten to {RESULTS.relative_to(ROOT)}")
+        if part:
+            print(f"\n{half} half\n{table(part)}")
+            document["halves"][half] = {"totals": totals(part), "rules": by_rule(part)}
+            show(f"{half} half", document["halves"][half]["totals"])
+    if options.peers:
+        judged = [job for job in jobs if job[0].half == "evaluation"]
+        said = _in_parallel(lambda job: peer_says(*job, options.peers), judged, options.workers)
+        document["peers"] = peer_totals(judged, said)
+        for peer, numbers in document["peers"].items():
+            show(peer, numbers)
+    if not wanted and options.half is None:
+        _write(document, results, options.seeds)
     return int(any(not r.right for r in results))
+
+
+def _observe(job: tuple[ZooRun, int]) -> Result:
+    return observe(*job)
+
+
+def _in_parallel(call: Callable[[tuple[ZooRun, int]], Any], jobs: Sequence[tuple[ZooRun, int]], workers: int) -> list[Any]:
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(call, jobs))
+
+
+def _write(document: dict[str, Any], results: Sequence[Result], seeds: int) -> None:
+    before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    facts = {
+        "gradiometer": gradiometer.__version__,
+        "python": platform.python_version(),
+        "platform": platform.system(),
+        "seeds": seeds,
+    }
+    if "peers" not in document and "peers" in before:
+        document["peers"] = before["peers"]  # peers do not change with our rules
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    rows = [asdict(replace(r, sentences=r.sentences[:3])) for r in results]
+    RESULTS.write_text(json.dumps({**facts, **document, "runs": rows}, indent=1) + "\n", encoding="utf-8")
+    print(f"\nwritten to {RESULTS.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

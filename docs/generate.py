@@ -1,4 +1,4 @@
-"""Writes what the docs take from the code and from the benchmarks: docs/rules.md and the tables of other pages.
+"""Writes what the docs take from the code and from the benchmarks: a page for each rule, and the tables of other pages.
 
 python docs/generate.py           write
 python docs/generate.py --check   say what is out of date; exit status 1 if anything is
@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,39 @@ from gradiometer.theory.finite_width import jacobian_variance
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+RULE_TEXTS = {rule.name: rule.doc for rule in RULES} | PAGES
 
 
 def rules_page() -> str:
-    """docs/rules.md: the text of every rule."""
-    parts = [
-        "# Rules\n\nWritten from the rules' own texts by `python docs/generate.py`; `gradiometer explain RULE` prints them.\n"
-    ]
-    texts = {rule.name: rule.doc for rule in RULES} | PAGES
-    for name, text in texts.items():
-        title, _, body = text.strip().partition("\n")
-        said = title.split(": ", 1)[-1]
-        parts.append(f"## {name}\n\n{said[0].upper()}{said[1:]}\n\n{_markdown(body)}\n")
-    return "\n".join(parts)
+    """docs/rules.md: the list of rules, each with a page of its own."""
+    return f"""# Rules
+
+Every rule has a page: what it finds, why it hurts, how we tell, when it is wrong, what helps, and a picture of its own sick
+training beside the same training without the fault. `gradiometer explain RULE` prints the same text. How often they are
+right is in [error-rates.md](error-rates.md).
+
+{_rules_table("rules/")}
+
+In a report a root cause comes first, and what follows from it is listed under it: of two findings the one that began earlier
+is the cause, if it can be one (`rules/causes.py`), and of two that began together the one that stands earlier in this table.
+"""
+
+
+def rule_page(name: str, doc: str) -> str:
+    """docs/rules/NAME.md: the text of a rule and its picture."""
+    title, _, body = doc.strip().partition("\n")
+    said = title.split(": ", 1)[-1]
+    caption = ROOT / "docs" / "images" / "rules" / f"{name}.txt"
+    picture = ""
+    if caption.exists():
+        alt, sick, well = caption.read_text(encoding="utf-8").splitlines()
+        picture = (
+            f"![{alt}](../images/rules/{name}.svg)\n\nOrange: {sick}. Blue: the same training without that ({well}). "
+            "Dotted: the rule's levels.\n\n"
+        )
+    head = f"# {name}\n\n{said[0].upper()}{said[1:]}\n\n"
+    foot = "\n\n[All rules](../rules.md) · written from the rule's own text by `python docs/generate.py`\n"
+    return f"{head}{picture}{_markdown(body)}{foot}"
 
 
 def _markdown(body: str) -> str:
@@ -46,11 +67,15 @@ def _markdown(body: str) -> str:
 
 def rules_table() -> str:
     """One line a rule."""
-    texts = {rule.name: rule.doc for rule in RULES} | PAGES
-    rows = [
-        f"| [`{name}`](docs/rules.md#{name}) | {t.strip().splitlines()[0].split(': ', 1)[-1]} |" for name, t in texts.items()
-    ]
-    return "\n".join(["| rule | what it finds |", "|---|---|", *rows])
+    return _rules_table("docs/rules/")
+
+
+def _rules_table(folder: str) -> str:
+    rows = ["| rule | what it finds |", "|---|---|"]
+    for name, doc in RULE_TEXTS.items():
+        said = doc.strip().splitlines()[0].split(": ", 1)[-1]
+        rows.append(f"| [`{name}`]({folder}{name}.md) | {said} |")
+    return "\n".join(rows)
 
 
 def overhead_table(data: dict[str, Any]) -> str:
@@ -69,16 +94,76 @@ def overhead_table(data: dict[str, Any]) -> str:
 
 
 def detection_table(data: dict[str, Any]) -> str:
-    """Benchmark results of benchmarks/detection.py."""
-    rows = [
-        "| half | sick trainings | found | with the right rule | at the right place | well trainings | silent |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for half, t in data["totals"].items():
-        loud = set(t["false alarms"]) | set(t["warnings on well runs"])
-        found, silent = t["sick"] - len(t["misses"]), t["well"] - len(loud)
-        rows.append(f"| {half} | {t['sick']} | {found} | {t['right rule']} | {t['right sites']} | {t['well']} | {silent} |")
+    """Benchmark results of benchmarks/detection.py, in short."""
+    rows = ["| | trainings (sick, well) | recall | false alarms | right cause | right place |", "|---|---|---|---|---|---|"]
+    for half, numbers in data["halves"].items():
+        t = numbers["totals"]
+        count = f"{t['trainings']['sick']}, {t['trainings']['well']}"
+        cells = (t["recall"], t["false alarms"], t["right cause"], t["right site"])
+        rows.append(f"| {half} half | {count} | {' | '.join(_rate(c) for c in cells)} |")
     return "\n".join(rows)
+
+
+def _rate(rate: dict[str, Any], *, interval: bool = True) -> str:
+    if rate["share"] is None:
+        return ""
+    share = f"{100 * rate['share']:.1f} %"
+    return f"{share} ({100 * rate['low']:.1f}–{100 * rate['high']:.1f})" if interval else share
+
+
+def detection_totals_table(data: dict[str, Any]) -> str:
+    """Every total of the evaluation half."""
+    totals = data["halves"]["evaluation"]["totals"]
+    rows = ["| | runs | share | 95 % interval |", "|---|---|---|---|"]
+    for name, value in totals.items():
+        if isinstance(value, dict) and value.get("share") is not None:
+            span = f"{100 * value['low']:.1f} to {100 * value['high']:.1f} %"
+            rows.append(f"| {name} | {value['hits']} of {value['of']} | {100 * value['share']:.1f} % | {span} |")
+    share = totals["median share of steps until a finding"]
+    rows.append(
+        f"| steps until a finding, median share of the training (faults present from the start) | | {100 * share:.1f} % | |"
+    )
+    return "\n".join(rows)
+
+
+def detection_rules_table(data: dict[str, Any]) -> str:
+    """Per rule, on the evaluation half."""
+    rows = [
+        "| rule | sick runs | found | right cause | first step, median | errors on well runs |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, r in data["halves"]["evaluation"]["rules"].items():
+        found, cause, alarms = (r[k] for k in ("recall", "right cause", "errors on well runs"))
+        first = f"{r['median first step']:.0f}" if r["median first step"] is not None else ""
+        own = f"{found['of']} | {_rate(found)} | {_rate(cause)}" if found["of"] else "0 | | "
+        rows.append(f"| [`{name}`](rules/{name}.md) | {own} | {first} | {alarms['hits']} of {alarms['of']} |")
+    return "\n".join(rows)
+
+
+def detection_peers_table(data: dict[str, Any]) -> str:
+    """Peers on the trainings of the evaluation half."""
+    rows = [
+        "| | recall | false alarms | with its warnings: recall | false alarms | could not be run on |",
+        "|---|---|---|---|---|---|",
+    ]
+    own = data["halves"]["evaluation"]["totals"]
+    rows.append(f"| **gradiometer** | {_rate(own['recall'])} | {_rate(own['false alarms'])} | | | 0 |")
+    for peer, p in data.get("peers", {}).items():
+        cells = (p["recall"], p["false alarms"], p["recall with warnings"], p["false alarms with warnings"])
+        rows.append(f"| {peer} | {' | '.join(_rate(c) for c in cells)} | {p['could not be run on']} |")
+    return "\n".join(rows)
+
+
+def detection_mistakes_list(data: dict[str, Any]) -> str:
+    """Every mistake on the evaluation half with what docs/mistakes.toml says of it."""
+    said = tomllib.loads((ROOT / "docs" / "mistakes.toml").read_text(encoding="utf-8"))
+    totals = data["halves"]["evaluation"]["totals"]
+    lines: list[str] = []
+    for kind in ("misses", "false alarms on", "wrong cause on", "wrong site on"):
+        for entry in totals[kind]:
+            name = entry.split(": ")[0]
+            lines.append(f"- {kind.removesuffix(' on')}: `{entry}`. {said.get(kind, {}).get(name, 'Not explained.')}")
+    return "\n".join(lines) or "None."
 
 
 def trainable_depth_table(data: dict[str, Any]) -> str:
@@ -297,6 +382,10 @@ def filled(text: str) -> str:
     makers = (
         ("overhead", overhead_table, "overhead"),
         ("detection", detection_table, "detection"),
+        ("detection totals", detection_totals_table, "detection"),
+        ("detection rules", detection_rules_table, "detection"),
+        ("detection peers", detection_peers_table, "detection"),
+        ("detection mistakes", detection_mistakes_list, "detection"),
         ("trainable_depth", trainable_depth_table, "trainable_depth"),
         ("trainable_depth reading", trainable_depth_reading, "trainable_depth"),
         ("forecast readme", forecast_readme_table, "forecast"),
@@ -322,8 +411,14 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "trainable-depth.md",
         ROOT / "docs" / "forecast.md",
         ROOT / "docs" / "theory.md",
+        ROOT / "docs" / "error-rates.md",
     )
-    return {ROOT / "docs" / "rules.md": rules_page(), **{p: filled(p.read_text(encoding="utf-8")) for p in with_tables}}
+    rules = {ROOT / "docs" / "rules" / f"{name}.md": rule_page(name, doc) for name, doc in RULE_TEXTS.items()}
+    return {
+        ROOT / "docs" / "rules.md": rules_page(),
+        **rules,
+        **{p: filled(p.read_text(encoding="utf-8")) for p in with_tables},
+    }
 
 
 def main() -> int:
