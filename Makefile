@@ -10,8 +10,8 @@ help:
 	@echo "make demo         run the demo: a sick training in, a diagnosis and a report out"
 	@echo "make test         run the tests"
 	@echo "make lint         ruff, pyright and the import contracts"
-	@echo "make bench        overhead, detection and forecast benchmarks (some twenty minutes)"
-	@echo "make screenshots  pictures of the demo's report, in docs/images (needs chromium)"
+	@echo "make bench        overhead, detection and forecast benchmarks (an hour)"
+	@echo "make screenshots  pictures of the demo's report and of the rules, in docs/images (needs chromium)"
 
 # the core only: what a user installs
 $(VENV)/.core: pyproject.toml constraints.txt
@@ -47,6 +47,7 @@ bench: $(VENV)/.dev
 
 screenshots: $(VENV)/.dev
 	$(PY) docs/screenshots.py
+	$(PY) docs/rule_pictures.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
