@@ -100,6 +100,7 @@ def read_labels(path: Path = ZOO / "labels.toml") -> list[ZooRun]:
     """Every entry, and after a sick one its reference configuration, which is a well run too."""
     runs: list[ZooRun] = []
     for entry in tomllib.loads(path.read_text(encoding="utf-8"))["run"]:
+        entry.pop("outcome")  # the median of its outcomes, for people
         reference = {k.removeprefix("reference_"): entry.pop(k) for k in list(entry) if k.startswith("reference_")}
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
         run = ZooRun(**{"script": entry["name"], **fields})

@@ -25,18 +25,18 @@ FALLING = np.geomspace(1.0, 0.05, STEPS)
 FLAT = np.full(STEPS, 1.0)
 
 
-def output(name: str, role: Role = Role.LINEAR, depth: int = 0, chain: int = 0, units: int = 64) -> Site:
+def output(name: str, role: Role = Role.LINEAR, depth: int = 0, chain: int = 0, units: int = 64, kind: str = "") -> Site:
     """An output site."""
-    return Site(name, Place.OUTPUT, role.value, role, depth, units=units, chain=chain)
+    return Site(name, Place.OUTPUT, kind or role.value, role, depth, units=units, chain=chain, module=name)
 
 
-def stack(layers: int, chain: int = 0, prefix: str = "", activation: bool = True) -> list[Site]:
-    """Dense layers with activations between them and a head: ``fc0, act0, fc1, act1, ..., head``."""
+def stack(layers: int, chain: int = 0, prefix: str = "", activation: bool = True, kind: str = "") -> list[Site]:
+    """Dense layers with activations (of this kind) between them and a head: ``fc0, act0, fc1, act1, ..., head``."""
     sites: list[Site] = []
     for k in range(layers):
         sites.append(output(f"{prefix}fc{k}", Role.LINEAR, chain=chain))
         if activation:
-            sites.append(output(f"{prefix}act{k}", Role.ACTIVATION, chain=chain))
+            sites.append(output(f"{prefix}act{k}", Role.ACTIVATION, chain=chain, kind=kind))
     sites.append(output(f"{prefix}head", Role.LINEAR, chain=chain, units=1))
     return sites
 
@@ -58,6 +58,11 @@ def make(
     flags: Mapping[int, Flag] | None = None,
     nonfinite: Mapping[Group, ArrayLike] | None = None,
     events: Sequence[Mapping[str, Any]] = (),
+    others: Sequence[Site] = (),
+    parameter: Mapping[str, Any] | None = None,
+    more: Mapping[str, ArrayLike] | None = None,
+    marks: Mapping[Flag, ArrayLike] | None = None,
+    each_step: Mapping[str, ArrayLike] | None = None,
 ) -> Trace:
     """A trace of ``S`` looks at ``N`` output sites, and a weight for every dense layer.
 
@@ -77,21 +82,32 @@ def make(
         flags: of the ledger, by step; a non-finite loss is flagged anyway.
         nonfinite: which rows of a group held a NaN or an infinity, broadcast to (S, sites).
         events: of the probe.
+        others: sites after the parameters (places of attention).
+        parameter: fields of `Site` for all parameters.
+        more: values of further signals by name, broadcast to (S, all sites: outputs, parameters, others).
+        marks: rows of parameters that carry a flag, broadcast to (S, parameters).
+        each_step: values of further signals of the ledger by name, broadcast to (T,).
     """
     outputs = stack(sites) if isinstance(sites, int) else list(sites)
     outputs = [replace(s, depth=i) for i, s in enumerate(outputs)]
     dense = [s for s in outputs if s.role is Role.LINEAR]
-    parameters = [Site(f"{s.name}.weight", Place.PARAMETER, "2-d", Role.OTHER, s.depth, units=4096, chain=-1) for s in dense]
+    parameters = [
+        Site(
+            f"{s.name}.weight", Place.PARAMETER, "2-d", Role.OTHER, s.depth, units=4096, chain=-1, module=s.name, shape=(64, 64)
+        )
+        for s in dense
+    ]
+    parameters = [replace(s, **(parameter or {})) for s in parameters]
     steps = np.array(looks, dtype=np.int64)
     first, second = (steps.size, len(outputs)), (steps.size, len(parameters))
-    every = (steps.size, len(outputs) + len(parameters))
+    every = (steps.size, len(outputs) + len(parameters) + len(others))
 
     def power(log10: ArrayLike, shape: tuple[int, int]) -> FloatArray:
         with np.errstate(over="ignore"):
             return 10.0 ** (2.0 * np.broadcast_to(np.asarray(log10, dtype=np.float64), shape))
 
     values = {s.name: np.full(every, np.nan) for s in SIGNALS if s.group is not Group.LEDGER}
-    n = len(outputs)
+    n, m = len(outputs), len(outputs) + len(parameters)
     active = np.array([s.role is Role.ACTIVATION for s in outputs], dtype=np.bool_)
     units = np.array([s.units for s in outputs], dtype=np.float64)
     with np.errstate(over="ignore"):
@@ -104,20 +120,32 @@ def make(
     values["output_dead"][:, :n] = np.where(active, units * np.broadcast_to(dead, first), np.nan)
     values["output_examples"][:, :n] = np.where(active, examples, np.nan)
     values["gradient_sumsq"][:, :n] = power(gradient, first)
-    values["weight_count"][:, n:] = 4096.0
+    values["weight_count"][:, n:m] = 4096.0
     with np.errstate(over="ignore"):
-        values["weight_sumsq"][:, n:] = 4096.0 * power(weight, second)
-        values["weight_gradient_sumsq"][:, n:] = 4096.0 * power(weight_gradient, second)
+        values["weight_sumsq"][:, n:m] = 4096.0 * power(weight, second)
+        values["weight_gradient_sumsq"][:, n:m] = 4096.0 * power(weight_gradient, second)
     with np.errstate(over="ignore", invalid="ignore"):
-        values["update_sumsq"][:, n:] = values["weight_sumsq"][:, n:] * power(update, second)
+        values["update_sumsq"][:, n:m] = values["weight_sumsq"][:, n:m] * power(update, second)
 
     recorded = {g: np.zeros(every, np.bool_) for g in SITE_GROUPS}
     recorded[Group.OUTPUT][:, :n] = True
     recorded[Group.GRADIENT][:, :n] = ~np.isnan(values["gradient_sumsq"][:, :n])
-    recorded[Group.PARAMETER][:, n:] = True
+    recorded[Group.PARAMETER][:, n:m] = True
     bad = {g: np.array(np.broadcast_to((nonfinite or {}).get(g, False), every)) for g in SITE_GROUPS}
-    bad[Group.PARAMETER][:, n:] |= ~np.isfinite(values["weight_sumsq"][:, n:])
-    return Trace((*outputs, *parameters), steps, values, bad, recorded, ledger(loss, flags), events=tuple(events))
+    bad[Group.PARAMETER][:, n:m] |= ~np.isfinite(values["weight_sumsq"][:, n:m])
+    for name, value in (more or {}).items():
+        values[name][:] = np.broadcast_to(np.asarray(value, dtype=np.float64), every)
+        group = next(s.group for s in SIGNALS if s.name == name)
+        if group in (Group.TIME, Group.ATTENTION):
+            recorded[group] |= ~np.isnan(values[name])
+    flagged = {flag: np.zeros(every, np.bool_) for flag in (Flag.NO_GRADIENT, Flag.UNOWNED)}
+    for flag, held in (marks or {}).items():
+        flagged[flag][:, n:m] = np.broadcast_to(held, second)
+    sites = (*outputs, *parameters, *others)
+    book = ledger(loss, flags)
+    for name, value in (each_step or {}).items():
+        book.values[name][:] = value
+    return Trace(sites, steps, values, bad, recorded, book, events=tuple(events), marks=flagged)
 
 
 def ledger(loss: ArrayLike, flags: Mapping[int, Flag] | None = None) -> Ledger:

@@ -6,6 +6,7 @@ spaced so that they take at most a hundredth of one processor.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -59,10 +60,8 @@ class Monitor:
         if began < self._due:
             return
         used = time.process_time()
-        try:
-            self._read()
-        except (OSError, ValueError, GradiometerError):
-            pass  # a file that is being written; what is wrong with it for good is said after the run
+        with contextlib.suppress(OSError, ValueError, GradiometerError):
+            self._read()  # a file that is being written may not be whole; what is wrong with it for good is said after the run
         self._due = began + max(1.0, (time.process_time() - used) / SHARE)
 
     def _read(self) -> None:

@@ -105,23 +105,50 @@ def connected(nodes: Iterable[Any], sites: Mapping[int, int]) -> list[list[int]]
     return [group for group in found.values() if len(group) > 1]
 
 
+def ends(nodes: Iterable[Any], sites: Mapping[int, int]) -> dict[int, bool]:
+    """For each site among the nodes, whether no other site comes after it on the way to the loss.
+
+    Args:
+        nodes: from `walk`.
+        sites: sequence number of a site's node -> site index.
+    """
+    nearest: dict[Any, frozenset[int]] = {}
+    last: dict[int, bool] = {}
+    for node in sorted(nodes, key=lambda n: n._sequence_nr()):
+        before: frozenset[int] = frozenset()
+        for following, _ in node.next_functions:
+            more = nearest.get(following)
+            if more and more is not before:
+                before = before | more if before else more
+        site = sites.get(node._sequence_nr())
+        if site is not None:
+            last.setdefault(site, True)
+            last.update(dict.fromkeys(before - {site}, False))
+            before = frozenset((site,))
+        nearest[node] = before
+    return last
+
+
 def saved_output(node: Any, activation: GraphActivation) -> Tensor | None:
     """Output of an activation node from what it saved; None if it may not be read.
 
     A saved tensor with unpack hooks (activation checkpointing, offloading) is left alone: reading it would run the
     user's forward again. One changed in place since raises in the user's own backward, not here.
     """
-    raw = getattr(node, f"_raw_saved_{activation.saved}")
+    output = saved(node, activation.saved)
+    return output if output is None or activation.output is None else activation.output(output)
+
+
+def saved(node: Any, name: str) -> Tensor | None:
+    """A tensor that a node saved, detached; None if it saved none of that name or it may not be read (see `saved_output`)."""
+    raw = getattr(node, f"_raw_saved_{name}", None)
     if getattr(raw, "unpack_hook", None) is not None:
         return None
     try:
-        saved = getattr(node, f"_saved_{activation.saved}")
+        tensor = getattr(node, f"_saved_{name}", None)
     except RuntimeError:
         return None
-    if not isinstance(saved, Tensor):
-        return None
-    saved = saved.detach()
-    return saved if activation.output is None else activation.output(saved)
+    return tensor.detach() if isinstance(tensor, Tensor) else None
 
 
 def first_nonfinite(nodes: Iterable[Any]) -> tuple[str, Tensor | None] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import unserializable_hook
 
-from gradiometer.probe import graph, signals
+from gradiometer.probe import attention, graph, signals, through_time
+from gradiometer.probe.kernel import Kernels, zeros_and_tiny
 from gradiometer.probe.parameters import ParameterRows
 from gradiometer.probe.recorder import Recorder
 from gradiometer.probe.signals import NAN, ActivationKind, QuietUnits, Scalar
@@ -32,6 +34,7 @@ class SiteRow:
     order: int
     output: list[Scalar] | None = None
     gradient: list[Scalar] | None = None
+    time: list[Scalar] | None = None
 
     def add_output(self, values: list[Scalar]) -> None:
         """Add the statistics of one forward pass."""
@@ -73,6 +76,8 @@ class Memory:
         self.covered_before: dict[int, Covered] = {}
         self.links_read = 0
         self.linked: set[int] = set()
+        self.ends: dict[int, bool] = {}
+        self.time_looks: dict[int, int] = {}
 
     def new_look(self, look: Look | None) -> None:
         """A step begins, looked at or not. Graphs may outlive one look (a GAN's generator), so two looks' are kept."""
@@ -107,6 +112,9 @@ class Look:
     channels_first: bool = False
     _functional: dict[int, tuple[str, str]] = field(default_factory=dict[int, tuple[str, str]])
     _clock: int = 0
+    _kernels: Kernels = field(default_factory=Kernels)
+    _attending: list[tuple[int, int, str, str]] = field(default_factory=list[tuple[int, int, str, str]])
+    _attention: dict[int, list[Scalar]] = field(default_factory=dict[int, list[Scalar]])
 
     def __post_init__(self) -> None:
         self.parameters = ParameterRows(self.memory.names, self.memory.recorder)
@@ -120,11 +128,11 @@ class Look:
                 self.memory.names.adopt(module)
             self._calls.clear()
         self._stack.append(module)
-        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)):
             self._opened = torch._C._autograd._get_sequence_nr()
 
-    def leave(self, module: nn.Module, output: Any) -> None:
-        """A module's forward has ended with ``output``."""
+    def leave(self, module: nn.Module, output: Any, args: Any = ()) -> None:
+        """A module's forward has ended with ``output``; it was called with ``args``."""
         while self._stack and self._stack.pop() is not module:
             pass  # an exception the user caught left inner modules on the stack
         if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
@@ -146,6 +154,8 @@ class Look:
         if not self.memory.names.knows(module):
             self.memory.names.adopt(module)
         model, name = self.memory.names.module(module)
+        if isinstance(module, nn.MultiheadAttention):
+            self._attending.append((self._opened, torch._C._autograd._get_sequence_nr(), model, name or type(module).__name__))
         if self._is_alias(tensor):
             return
         call = self._calls.get(id(module), 0)
@@ -171,6 +181,8 @@ class Look:
             row = self.rows[index] = SiteRow(index, self._order_of(tensor))
         if not recomputing or row.output is None:
             self._measure_output(row, tensor, kind, unit, label)
+            if with_grad and call == 0 and through_time.can_replay(module, args):
+                self._measure_time(row, module, args, label)
         if with_grad and tensor.requires_grad and tensor.grad_fn is not None:
             self.memory.covered[tensor.grad_fn._sequence_nr()] = Covered(label, model, index)
             tensor.register_hook(self._gradient_hook(row, label))
@@ -198,6 +210,19 @@ class Look:
             except (RuntimeError, TypeError, NotImplementedError) as error:
                 self.memory.failures.setdefault(label, str(error).splitlines()[0])
 
+    def _measure_time(self, row: SiteRow, module: Any, args: Any, label: str) -> None:
+        looks = self.memory.time_looks.get(row.index, 0)
+        if row.time is not None or not through_time.due(looks):
+            self.memory.time_looks[row.index] = looks + (row.time is None)
+            return
+        self.memory.time_looks[row.index] = looks + 1
+        device = args[0].device.type
+        with torch.no_grad(), torch._C.DisableTorchFunction(), torch.autocast(device, enabled=False):
+            try:
+                row.time = through_time.replay(module, args)
+            except (RuntimeError, TypeError, NotImplementedError, ValueError, IndexError) as error:
+                self.memory.failures.setdefault(f"{label} (through time)", str(error).splitlines()[0])
+
     def _gradient_hook(self, row: SiteRow, label: str) -> Any:
         memory, index, order = self.memory, row.index, row.order
 
@@ -215,7 +240,10 @@ class Look:
         began = time.perf_counter()
         with torch.no_grad(), torch._C.DisableTorchFunction():
             try:
-                row.add_gradient(signals.gradient_statistics(signals.plain(gradient), self.loss_scale))
+                g = signals.plain(gradient)
+                network, is_end = self.memory.recorder.network_of(row.index), self.memory.ends.get(row.index, False)
+                kernel = self._kernels.columns(row.index, network, g, is_end=is_end)
+                row.add_gradient([*signals.gradient_statistics(g, self.loss_scale), *zeros_and_tiny(g), *kernel])
                 self.has_gradient = True
             except Exception as error:  # noqa: BLE001
                 self.memory.failures.setdefault(label, str(error).splitlines()[0] if str(error) else type(error).__name__)
@@ -226,6 +254,7 @@ class Look:
     def read_graph(self, roots: Sequence[Tensor]) -> list[Tensor]:
         """Find functional activations in the graph of the loss and hook their gradients; returns the leaves."""
         nodes, leaves = graph.walk(roots)
+        self._kernels.clear()
         covered = {**self.memory.covered_before, **self.memory.covered}
         before = sorted(covered.items())
         counts: dict[str, int] = {}
@@ -248,7 +277,43 @@ class Look:
             self.memory.linked.update(sites.values())
             for group in graph.connected(nodes, sites):
                 self.memory.recorder.link(group)
+            self.memory.ends.update(graph.ends(nodes, sites))
+        self._read_attention(nodes, before)
         return leaves
+
+    def _read_attention(self, nodes: Sequence[Any], before: Sequence[tuple[int, Covered]]) -> None:
+        counts: dict[str, int] = {}
+        for found in attention.find(nodes):
+            model, module, name = self._place_of(found, before)
+            counts[name] = counts.get(name, 0) + 1
+            label = name if counts[name] == 1 else f"{name} #{counts[name]}"
+            if counts[name] > MAX_CALLS or self.memory.recorder.site_count > MAX_SITES:
+                continue
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                try:
+                    measured = attention.measure(found, self.step)
+                except (RuntimeError, TypeError, NotImplementedError, ValueError, IndexError, AttributeError) as error:
+                    self.memory.failures.setdefault(label, str(error).splitlines()[0])
+                    continue
+            if measured is None:
+                continue
+            row, keys, form = measured
+            facts = {"kind": f"{found.name}()", "role": "attention", "module": module, "units": keys, "dtype": form}
+            self._attention.setdefault(self.memory.recorder.site(model, "attention", label, **facts), row)
+
+    def _place_of(self, found: attention.Found, before: Sequence[tuple[int, Covered]]) -> tuple[str, str, str]:
+        """(model, module, name) of a place of attention: in a module of torch's, a softmax module, or after the site before."""
+        for opened, closed, model, module in self._attending:
+            if opened <= found.order < closed:
+                return model, module, f"{module} > {found.name}"
+        position = bisect.bisect_left(before, found.order, key=lambda item: item[0])
+        if position < len(before) and before[position][0] == found.order:
+            at = before[position][1]
+            return at.model, at.label.split(" #")[0], at.label
+        if not position:
+            return "", "", found.name
+        at = before[position - 1][1]
+        return at.model, at.label.split(" #")[0], f"{at.label} > {found.name}"
 
     def _add_graph_site(self, found: graph.GraphNode, label: str, model: str, sites: dict[int, int]) -> None:
         activation = found.activation
@@ -305,4 +370,9 @@ class Look:
                 self.memory.recorder.row(self.step, row.index, Group.OUTPUT, 0, row.output)
             if row.gradient is not None:
                 self.memory.recorder.row(self.step, row.index, Group.GRADIENT, 0, row.gradient)
+            if row.time is not None:
+                self.memory.recorder.row(self.step, row.index, Group.TIME, 0, row.time)
+        for index, values in self._attention.items():
+            self.memory.recorder.row(self.step, index, Group.ATTENTION, 0, values)
         self.rows.clear()
+        self._attention.clear()

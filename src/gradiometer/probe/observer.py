@@ -42,8 +42,6 @@ MAX_AUTOPSIES: Final = 3
 """Times the graph of a non-finite loss is searched for where it was born."""
 MAX_TROUBLES: Final = 2000
 """Non-finite or skipped steps that are recorded whatever the thinning says."""
-UNOWNED_LOOKS: Final = 12
-"""Looks in which parameters that no optimizer holds are looked for; later ones cannot tell more."""
 LOSS_JUMP: Final = 4.0
 """A loss this many times its running mean asks for a look."""
 
@@ -234,7 +232,7 @@ class Observer:
         if look is None:
             return
         look.hook_calls += 1
-        look.leave(module, output)
+        look.leave(module, output, args)
         if self._rehearsal is not None:
             self._rehearsal.leave(module, args, output, look.channels_first)
         if look.evaluations > EVAL_PATIENCE:
@@ -464,7 +462,7 @@ class Observer:
 
     def _note_unowned(self, look: Look) -> None:
         """Parameters whose gradient was computed and that no optimizer holds: they never move."""
-        if not self._optimizers_known or self._look_count >= UNOWNED_LOOKS:
+        if not self._optimizers_known:
             return
         optimizers = [o for reference in self._live if (o := reference()) is not None]
         held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}

@@ -114,6 +114,10 @@ class Recorder:
             self._chain_of = {s: chain if c in merged else c for s, c in self._chain_of.items()}
         self._chain_of.update(dict.fromkeys(sites, chain))
 
+    def network_of(self, site: int) -> int | None:
+        """Number of what a site is linked with; None as long as it is linked with nothing."""
+        return self._chain_of.get(site)
+
     @property
     def site_count(self) -> int:
         """Sites described so far."""

@@ -18,6 +18,15 @@ BoolArray = NDArray[np.bool_]
 BLOWN_UP: Final = 10.0
 """Three losses in a row spread less than this in any training of the zoo that is well."""
 
+LEARNED_FALL: Final = 0.2
+"""Share by which the loss must fall to count as learning; a class prior alone is worth at most about a tenth."""
+
+CLEAR_FALL: Final = 10.0
+"""The same for a loss that starts below zero, whose zero means nothing (a log density): in its own noise."""
+
+BOTH_SIGNS: Final = 0.2
+"""A loss of which at least this share lies on either side of zero (that of a policy gradient) has no level."""
+
 
 @dataclass(frozen=True)
 class Ledger:
@@ -50,6 +59,7 @@ class Learning:
         end: median of the last fifth (at most 50 steps, at least 3).
         noise: robust standard deviation of the loss about its median over the last fifth.
         best: lowest median over a fifth of that length anywhere.
+        signless: whether it only swings about zero, as the loss of a policy gradient does: then it tells nothing.
     """
 
     steps: int
@@ -57,20 +67,31 @@ class Learning:
     end: float
     noise: float
     best: float
+    signless: bool = False
 
     @property
     def fall(self) -> float:
-        """(start - end) / |start|: 0.9 when the loss fell by 90 %; NaN if unknown."""
-        return (self.start - self.end) / abs(self.start) if self.start else float("nan")
+        """(start - end) / |start|: 0.9 when the loss fell by 90 %; NaN if unknown, or the loss has no level to fall from."""
+        return (self.start - self.end) / abs(self.start) if self.start and not self.signless else float("nan")
+
+    @property
+    def clear(self) -> bool:
+        """Whether the loss fell by a share that counts as learning, and beyond its noise."""
+        drop = self.start - self.end
+        if not np.isfinite(self.fall) or drop < 3.0 * self.noise / np.sqrt(self.steps / 5 + 1):
+            return False
+        return bool(self.fall >= LEARNED_FALL or (self.start < 0.0 and drop >= CLEAR_FALL * self.noise > 0.0))
 
     @staticmethod
     def of(ledger: Ledger) -> Learning:
         """From the every-step losses; NaN everywhere when fewer than six finite losses are known."""
+        loss = ledger["loss"] if ledger.step.size else np.empty(0)
+        return Learning.from_losses(loss[np.isfinite(loss)])
+
+    @staticmethod
+    def from_losses(loss: FloatArray) -> Learning:
+        """From finite losses in order."""
         nan = float("nan")
-        if not ledger.step.size:
-            return Learning(0, nan, nan, nan, nan)
-        loss = ledger["loss"]
-        loss = loss[np.isfinite(loss)]
         if loss.size < 6:
             return Learning(int(loss.size), nan, nan, nan, nan)
         window = max(3, min(50, loss.size // 5))
@@ -80,4 +101,7 @@ class Learning:
         blocks = loss[: loss.size // window * window].reshape(-1, window)
         best = float(min(np.median(blocks, axis=1).min(), end))
         first, start = float(loss[0]), float(np.median(loss[:3]))
-        return Learning(int(loss.size), first if start > BLOWN_UP * abs(first) else start, end, noise, best)
+        start = first if start > BLOWN_UP * abs(first) else start
+        below = float(np.mean(last < 0.0))
+        signless = BOTH_SIGNS < below < 1.0 - BOTH_SIGNS and start - end < 3.0 * noise
+        return Learning(int(loss.size), start, end, noise, best, signless)

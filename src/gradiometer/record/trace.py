@@ -9,15 +9,26 @@ from typing import Any, Final
 
 import numpy as np
 
+from gradiometer.record.depth import falls_towards_input, falls_towards_output
 from gradiometer.record.frames import Flag, Group
+from gradiometer.record.ledger import LEARNED_FALL as LEARNED_FALL
 from gradiometer.record.ledger import BoolArray, FloatArray, IntArray, Learning, Ledger
+from gradiometer.record.losses import Losses, losses_of
 from gradiometer.types import Place, Role, Site
 
 SETTLE: Final = 5
 """Steps after which branches that start at zero carry a gradient (a few steps open them)."""
 
-LEARNED_FALL: Final = 0.2
-"""Share by which the loss must fall to count as learning; a class prior alone is worth at most about a tenth."""
+LOST_DECADES: Final = 3.0
+"""Decades along depth beyond which a network cannot train evenly: what the rules about depth warn of."""
+BLIND_SHARE: Final = 1e-4
+"""Share of a signal that varies over the batch below which it tells nothing of the input."""
+UNITS_SHARE: Final = 0.75
+"""Share of dead or saturated units with which an activation lets little through."""
+COIN: Final = 0.02
+"""How near to ln 2 the loss of a single yes or no that is guessed stays, and how little it varies."""
+STANDSTILL: Final = -12.0
+"""log10 of update / weight that stands for an update of exactly zero."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +169,84 @@ class Trace:
         return np.sqrt(share)
 
     @cached_property
+    def weights(self) -> IntArray:
+        """Indices of trainable matrices and kernels; of all trainable parameters where there is none of these.
+
+        A vector that starts at zero (a bias) moves by any factor of its size and is well.
+        """
+        trained = [int(i) for i in self.parameters if self.sites[i].trainable]
+        matrices = [i for i in trained if self.sites[i].kind not in ("0-d", "1-d")]
+        return np.array(matrices or trained, dtype=np.int64)
+
+    @cached_property
+    def typical_step(self) -> FloatArray:
+        """log10 of update / weight of the middle one of `weights` at each look, (S,); -inf if most stand still."""
+        return _middle(self.log10_update_ratio[:, self.weights], 0.5)
+
+    @cached_property
+    def longest_step(self) -> FloatArray:
+        """log10 of update / weight of that one of `weights` which moves most at each look, (S,)."""
+        return _middle(self.log10_update_ratio[:, self.weights], 1.0)
+
+    @cached_property
+    def pace(self) -> FloatArray:
+        """`longest_step` at every step of the ledger, (T,), drawn between the looks; empty where no look saw it."""
+        known = ~np.isnan(self.longest_step)
+        if not known.any() or not self.ledger.step.size:
+            return np.empty(0)
+        return np.interp(self.ledger.step, self.steps[known], np.maximum(self.longest_step[known], STANDSTILL))
+
+    @cached_property
+    def travel(self) -> float:
+        """Sum of update / weight over all steps: how far a weight can have moved at most, in its own size; NaN if unknown."""
+        if not self.pace.size:
+            return float("nan")
+        with np.errstate(over="ignore"):
+            return float(np.sum(10.0**self.pace * np.diff(self.ledger.step, prepend=-1)))
+
+    @cached_property
+    def warming_up(self) -> bool:
+        """Whether the learning rate is still on its way up at the end of what was seen."""
+        rate = self.ledger["learning_rate"] if self.ledger.step.size else np.empty(0)
+        rate = rate[np.isfinite(rate)]
+        return rate.size > 1 and bool(rate[-1] >= 0.999 * rate.max() and rate[rate.size // 2] < 0.98 * rate[-1])
+
+    @cached_property
+    def sound_depth(self) -> BoolArray:
+        """Looks at which signal and gradient pass through every network, (S,).
+
+        They are neither lost nor multiplied along depth, something of the input is left at the end, and most activations
+        are neither dead nor saturated. What is not known counts as sound.
+        """
+        sound = np.ones(self.steps.shape, np.bool_)
+        for chain in self.chains:
+            inside = [i for i in chain if self.sites[int(i)].role is not Role.EMBEDDING]  # a table has the size it was given
+            for y in (self.log10_gradient[:, chain], self.log10_signal[:, inside]):
+                known = np.where(np.isposinf(y), np.nan, y)
+                sound &= ~(falls_towards_input(known) >= LOST_DECADES)
+                sound &= ~(falls_towards_output(np.where(np.isfinite(y), y, np.nan)) >= LOST_DECADES)
+            share = self.varying_share[:, chain]
+            far = _middle(share[:, -max(2, chain.size // 10) :], 1.0)
+            sound &= ~((far < BLIND_SHARE) & (_middle(share, 1.0) > 10.0 * BLIND_SHARE))
+            for units in (self.dead_share[:, chain], self.saturated_share[:, chain]):
+                sound &= ~(_middle(units, 0.5) >= UNITS_SHARE)
+        return sound
+
+    @cached_property
+    def overshoot(self) -> FloatArray:
+        """Slope along a step after it against before it, at the looks, (S,); NaN where unknown.
+
+        1: the slope has not changed, the step was short. 0: it ended at the bottom. Below 0: beyond it. Below -1: the loss
+        of a bowl would have risen. Noise of mini-batches draws it towards 0. Recorded at the step after a look.
+        """
+        if not self.ledger.step.size:
+            return np.full(self.steps.shape, np.nan)
+        at = np.searchsorted(self.ledger.step, self.steps + 1)
+        inside = at < self.ledger.step.size
+        at = np.minimum(at, self.ledger.step.size - 1)
+        return np.where(inside & (self.ledger.step[at] == self.steps + 1), self.ledger["overshoot"][at], np.nan)
+
+    @cached_property
     def zero_gradient_share(self) -> FloatArray:
         """Share of the elements of an output's gradient that are exactly zero; NaN where unknown."""
         return _ratio(self.values["gradient_zeros"], self.values["gradient_count"])
@@ -254,8 +343,18 @@ class Trace:
 
     @cached_property
     def learning(self) -> Learning:
-        """How the loss moved."""
+        """How the loss moved, over all optimizers."""
         return Learning.of(self.ledger)
+
+    @cached_property
+    def losses(self) -> tuple[Losses, ...]:
+        """The losses of every step: one series, or one for each optimizer where several take turns (a GAN)."""
+        return losses_of(self.ledger)
+
+    @property
+    def only_losses(self) -> Losses | None:
+        """The losses, where they are one series; None where optimizers take turns, whose losses may rightly rise."""
+        return self.losses[0] if len(self.losses) == 1 else None
 
     def span(self, held: BoolArray, known: BoolArray | None = None) -> Span | None:
         """Where a condition held long enough to be a finding.
@@ -287,30 +386,36 @@ class Trace:
         """Whether the loss fell clearly: by a fifth, beyond its noise, and not just to the chance level.
 
         A classifier that ignores its input settles at ln K (K classes) wherever its loss began, so a loss that ends
-        there has learned nothing but the class frequencies.
+        there has learned nothing but the class frequencies. Of several losses taken in turns one is enough.
         """
-        moved = self.learning
-        if not np.isfinite(moved.fall):
-            return False
-        if moved.fall < LEARNED_FALL or moved.start - moved.end < 3.0 * moved.noise / np.sqrt(moved.steps / 5 + 1):
-            return False
-        return not self.at_chance
+        return any(losses.learning.clear for losses in self.losses) and not self.at_chance
 
     @cached_property
     def at_chance(self) -> bool:
-        """Whether the loss ends between 0.9 and 1.5 ln K, K being the width of the last dense layer (the chance level).
+        """Whether the loss ends at the chance level: between 0.9 and 1.5 ln K, K being the width of the last dense layer.
 
-        Below chance a classifier has learned something; far above it the loss is of another kind.
+        Below chance a classifier has learned something; far above it the loss is of another kind. For one output that is a
+        yes or a no the level is ln 2, and the loss must stand right there, as that of a regression may pass by.
         """
         heads = self.with_role(Role.LINEAR)
         classes = self.sites[int(heads[-1])].units if heads.size else 0
-        return classes >= 2 and 0.9 < self.learning.end / float(np.log(classes)) < 1.5
+        end, noise = self.learning.end, self.learning.noise
+        if len(self.losses) > 1 or classes < 1:
+            return False
+        if classes == 1:
+            return abs(end / float(np.log(2.0)) - 1.0) < COIN and noise < COIN * end
+        return 0.9 < end / float(np.log(classes)) < 1.5
 
     @cached_property
     def stalled(self) -> bool:
-        """Whether the loss has not fallen clearly, or is no number any more. Of a loss that was not seen nothing is said."""
+        """Whether the loss has not fallen clearly, or is no number any more. Of a loss that was not seen nothing is said.
+
+        Nor is anything said of losses that play against each other, each with an optimizer of its own that takes turns:
+        those of a GAN rightly do not fall.
+        """
         broken = self.ledger.has(Flag.NONFINITE)[-3:]
-        return (bool(np.isfinite(self.learning.fall)) and not self.learned) or (broken.size > 0 and bool(broken.all()))
+        still = len(self.losses) == 1 and bool(np.isfinite(self.learning.fall)) and not self.learned
+        return still or (broken.size > 0 and bool(broken.all()))
 
     @property
     def overhead_percent(self) -> float:
@@ -335,6 +440,16 @@ class Span:
     last: int
     at_end: bool
     looks: IntArray
+
+
+def _middle(y: FloatArray, share: float) -> FloatArray:
+    """A quantile of each row that lets NaN out and is one of the values (no mean of a number and -inf), shape (S,)."""
+    ordered = np.sort(y, axis=1)  # NaN last
+    known = np.count_nonzero(~np.isnan(y), axis=1)
+    if not y.shape[1]:
+        return np.full(y.shape[0], np.nan)
+    at = np.maximum(np.ceil(share * known).astype(np.int64) - 1, 0)
+    return np.where(known > 0, ordered[np.arange(y.shape[0]), at], np.nan)
 
 
 def _half_log10(x: FloatArray) -> FloatArray:

@@ -134,7 +134,8 @@ class Summary:
                 led = f", now seen as a symptom of {finding.because}" if finding.because else ""
                 said.append(f"{rule} was announced at step {step}{led}.")
             elif self.errors:
-                said.append(f"{rule} was announced at step {step}; with all steps seen, {self.diagnosis.findings[0].rule} is it.")
+                first = self.diagnosis.findings[0].rule
+                said.append(f"{rule} was announced at step {step}; with all steps seen it is {first}.")
             else:
                 said.append(f"{rule} was announced at step {step}; the training got past it.")
         return tuple(said)

@@ -10,14 +10,32 @@ from typing import Final
 from gradiometer.errors import GradiometerError
 from gradiometer.record.trace import Trace
 from gradiometer.rules import (
+    attention_collapse,
+    clipping_always_on,
+    dead_output,
     dead_units,
+    disconnected_parameters,
+    divergence,
     exploding_gradient,
+    exploding_through_time,
     input_blindness,
+    learning_rate_too_high,
+    learning_rate_too_low,
+    loss_spike,
     nonfinite,
+    oscillation,
+    plateau,
+    poor_initialization,
+    precision_underflow,
     saturated_units,
+    shattered_gradient,
     signal_collapse,
     signal_explosion,
+    skipped_steps,
+    stale_second_moment,
+    symmetric_initialization,
     vanishing_gradient,
+    vanishing_through_time,
 )
 from gradiometer.rules.causes import in_order
 from gradiometer.types import Finding
@@ -40,14 +58,32 @@ def _rule(module: ModuleType) -> Rule:
 RULES: Final[tuple[Rule, ...]] = tuple(
     _rule(module)
     for module in (
-        nonfinite,
+        disconnected_parameters,
+        symmetric_initialization,
+        precision_underflow,
+        poor_initialization,
+        exploding_through_time,
+        vanishing_through_time,
+        learning_rate_too_high,
+        stale_second_moment,
         signal_explosion,
         exploding_gradient,
+        nonfinite,
+        attention_collapse,
+        dead_output,
         dead_units,
         saturated_units,
         vanishing_gradient,
         input_blindness,
         signal_collapse,
+        shattered_gradient,
+        skipped_steps,
+        clipping_always_on,
+        divergence,
+        loss_spike,
+        oscillation,
+        learning_rate_too_low,
+        plateau,
     )
 )
 

@@ -28,6 +28,7 @@ References:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -66,6 +67,7 @@ def find(trace: Trace) -> list[Finding]:
         return []
     # the last look at which it held: what is dead stays dead, and more join
     look, onset = int(span.looks[-1]), int(span.looks[0])
+    first = _silent_since(trace, onset, rectified[ill[onset]])
     step, worst = int(trace.steps[look]), np.flatnonzero(ill[look])
     names = trace.names(rectified)
     blocked = np.flatnonzero(dead[look] >= BLOCKED_SHARE)
@@ -74,7 +76,8 @@ def find(trace: Trace) -> list[Finding]:
     top = int(blocked[0]) if cut_off else int(worst[np.argmax(dead[look, worst])])
     seen_examples = float(examples[look, rectified[top]])
     others = len(worst) - 1
-    sentence = f"{100 * dead[look, top]:.0f} % of the units of `{names[top]}` are dead (zero on every example), {when(span)}"
+    since = when(replace(span, first=first))
+    sentence = f"{100 * dead[look, top]:.0f} % of the units of `{names[top]}` are dead (zero on every example), {since}"
     if others:
         verb = "has" if others == 1 else "have"
         sentence += f"; {plural(others, 'other layer', 'other layers')} {verb} more than {100 * WARN_SHARE:.0f} % dead units"
@@ -85,7 +88,7 @@ def find(trace: Trace) -> list[Finding]:
         severity=_severity(trace, span, severe=cut_off or most, noticeable=blocked.size > 0 or most),
         confidence=0.95 if seen_examples >= 1000 else 0.8,
         sites=tuple(names[int(i)] for i in worst),
-        steps=(span.first, span.last),
+        steps=(first, span.last),
         sentence=sentence + ".",
         evidence=(
             Evidence(
@@ -103,6 +106,15 @@ def find(trace: Trace) -> list[Finding]:
         peak=step,
     )
     return [finding]
+
+
+def _silent_since(trace: Trace, onset: int, sites: IntArray) -> int:
+    """The step from which on these sites gave (almost) nothing but zeros, up to the look that had seen enough to say so."""
+    zeros = trace.values["output_zeros"][:, sites] / trace.values["output_count"][:, sites]
+    silent = np.all(zeros >= WARN_SHARE, axis=1)
+    while onset > 0 and silent[onset - 1]:
+        onset -= 1
+    return int(trace.steps[onset])
 
 
 def _severity(trace: Trace, span: Span, *, severe: bool, noticeable: bool) -> Severity:

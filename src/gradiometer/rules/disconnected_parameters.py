@@ -11,11 +11,13 @@ Why it hurts:
     NumPy in the forward pass, a rounding or an argmax in the middle, a layer that is built and never called.
 
 How we tell:
-    Facts of the bookkeeping, seen in every look at those parameters and in at least two: the gradient was computed and no
-    optimizer holds the parameter; or an optimizer holds it and `.grad` is None; or a weight matrix has an exactly zero
-    gradient, and so has every output before one place of the network, while just behind that place the gradient is as
-    large as anywhere and no layer there is dead. A parameter that does not require a gradient was frozen on purpose and
-    never counts. It is an error where the training fails and these are a large share of the parameters.
+    Facts of the bookkeeping, seen in every look at those parameters (or from one on) and in at least two: the gradient was
+    computed and no optimizer holds the parameter; or an optimizer holds it and `.grad` is None; or a weight matrix has an
+    exactly zero gradient, and so has every output before one place of the network, while just behind that place the gradient
+    is as large as anywhere and no layer there is dead. A parameter that does not require a gradient was frozen on purpose
+    and never counts. It is an error where these are a large share of the parameters and the training fails, or, if the
+    optimizer holds them, gets less than half of the loss away; layers that are never used are a note in a training that
+    goes well.
 
 When it is wrong:
     Someone trains a new head on an old body and gives the optimizer the head only: that works, and costs a useless
@@ -47,12 +49,16 @@ NAME: Final = "disconnected-parameters"
 
 LARGE_SHARE: Final = 0.2
 """Ours: less than a fifth of the weights left at random is no reason for a training to fail."""
+FAR_FALL: Final = 0.5
+"""Ours: a loss that has not halved, where an optimizer holds these weights and so somebody meant them to move."""
 MIN_LOOKS: Final = 2
 """One look is never enough: an optimizer may be made later, an expert may have no example in one batch."""
 MIN_ZERO_LOOKS: Final = 3
 """For gradients that are exactly zero, which branches that start at zero have in the first step."""
 STILL_LARGE: Final = -3.0
 """Decades against the largest gradient: just behind a cut the gradient is of the usual size; what fades does so bit by bit."""
+COPIES: Final = 1e-6
+"""Share of the second moment in which units differ, of units that are copies of each other."""
 DEAD: Final = 0.99
 """Share of dead or saturated units at which the layer itself explains the zero."""
 
@@ -62,6 +68,11 @@ HELPS: Final = (
     "look for detach(), item(), .data, torch.no_grad() and NumPy between them and the loss",
     "call requires_grad_(False) if they are meant to stay as they are",
 )
+
+_UNOWNED: Final = ("gets a gradient but is in no optimizer", "get a gradient but are in no optimizer")
+_WITHOUT: Final = ("is in the optimizer but never gets a gradient", "are in the optimizer but never get a gradient")
+_UNUSED: Final = ("is in the optimizer but its layer is never used", "are in the optimizer but their layers are never used")
+"""What is said of one parameter, and of several."""
 
 
 def find(trace: Trace) -> list[Finding]:
@@ -74,16 +85,26 @@ def find(trace: Trace) -> list[Finding]:
     unowned, without = trace.flagged(Flag.UNOWNED)[:, trainable], trace.flagged(Flag.NO_GRADIENT)[:, trainable]
     # a network whose optimizer is not stepping (the other one's turn) has no look; a parameter that got its gradient once is
     # connected, however seldom
-    apart = _always(unowned, looked) & np.any(np.isfinite(moving), axis=0)
+    apart = np.count_nonzero(_to_the_end(unowned, looked) & np.isfinite(moving), axis=0) >= MIN_LOOKS
     never = _always(without & ~unowned, looked)
+    ran = {(trace.sites[int(i)].model, trace.sites[int(i)].module) for i in trace.outputs}
+    called = np.array([(trace.sites[int(i)].model, trace.sites[int(i)].module) in ran for i in trainable], dtype=np.bool_)
     if never.all():  # gradients that are kept somewhere else: nothing was seen of any
         never[:] = False
     cases = [
-        _case(trace, trainable, apart, looked, "no optimizer holds them, though they get a gradient"),
-        _case(trace, trainable, never, looked, "the optimizer holds them, but they never get a gradient"),
+        _case(trace, trainable, apart, _to_the_end(unowned, looked), _UNOWNED),
+        _case(trace, trainable, never & called, looked, _WITHOUT),
+        _case(trace, trainable, never & ~called, looked, _UNUSED, unused=True),
         _cut(trace, trainable, looked),
     ]
     return worst_case(cases)
+
+
+def _to_the_end(held: BoolArray, looked: BoolArray) -> BoolArray:
+    """Looks from which on it held in every look at the parameter: a layer may be replaced after the optimizer was made."""
+    fails = looked & ~held
+    later = np.flip(np.cumsum(np.flip(fails, axis=0), axis=0), axis=0)
+    return np.asarray(held & looked & (later == 0))
 
 
 def _always(held: BoolArray, looked: BoolArray, least: int = MIN_LOOKS) -> BoolArray:
@@ -92,29 +113,36 @@ def _always(held: BoolArray, looked: BoolArray, least: int = MIN_LOOKS) -> BoolA
     return np.asarray(often & np.all(held | ~looked, axis=0))
 
 
-def _case(trace: Trace, trainable: IntArray, guilty: BoolArray, looked: BoolArray, what: str) -> Case | None:
+def _case(
+    trace: Trace, trainable: IntArray, guilty: BoolArray, looked: BoolArray, what: tuple[str, str], *, unused: bool = False
+) -> Case | None:
+    """A finding about these parameters; ``what`` is said of one and of several."""
     if not guilty.any():
         return None
     index = trainable[guilty]
     models = {trace.sites[int(i)].model for i in index}
     beside = [int(i) for i in trainable if trace.sites[int(i)].model in models]
     # layers that no module of the model holds are models of their own: they count against everything
-    several = beside if len(beside) > len(index) else [int(i) for i in trainable]
+    beside = beside if len(beside) > len(index) else [int(i) for i in trainable]
     elements = sum(trace.sites[int(i)].units for i in index)
-    share = elements / max(sum(trace.sites[i].units for i in several), 1)
+    share = elements / max(sum(trace.sites[i].units for i in beside), 1)
     steps = trace.steps[np.any(looked[:, guilty], axis=1)]
-    first, last = int(steps[0]), int(trace.ledger.step[-1]) if trace.ledger.step.size else int(steps[-1])
-    last = max(last, int(steps[-1]))
+    first, last = int(steps[0]), int(steps[-1])
+    if trace.ledger.step.size:
+        last = max(last, int(trace.ledger.step[-1]))
     names = trace.names(index)
-    who = f"The parameter `{names[0]}`" if len(names) == 1 else f"{len(names)} parameters, `{names[0]}` first,"
-    subject = what.replace("hold them", "hold it").replace("holds them", "holds it").replace("they never get", "it never gets")
-    subject = subject.replace("they get", "it gets") if len(names) == 1 else what
-    be = "is" if len(names) == 1 else "are"
-    sentence = f"{who} {be} disconnected: {subject if len(names) == 1 else what}, from step {first} on"
-    sentence += f" ({100 * share:.2g} % of the weights); no step moves {'it' if len(names) == 1 else 'them'}."
+    who = f"`{names[0]}` {what[0]}" if len(names) == 1 else f"{len(names)} parameters (`{names[0]}` first) {what[1]}"
+    # an optimizer that holds only a new head may be on purpose; one that holds what can never move is not
+    meant = not trace.flagged(Flag.UNOWNED)[:, index].any()
+    poor = bool(trace.learning.fall < FAR_FALL)
+    severity = Severity.INFO if unused and trace.learned and not poor else Severity.WARNING
+    if share >= LARGE_SHARE and (trace.stalled or (meant and poor)):
+        severity = Severity.ERROR
+    percent = f"{100 * share:.0f} %" if share >= 0.01 else "less than 1 %"
+    sentence = f"{who}, from step {first} on: {percent} of the weights stay what they are."
     finding = Finding(
         rule=NAME,
-        severity=Severity.ERROR if trace.stalled and share >= LARGE_SHARE else Severity.WARNING,
+        severity=severity,
         confidence=0.95,
         sites=names,
         steps=(first, last),
@@ -142,19 +170,24 @@ def _cut(trace: Trace, trainable: IntArray, looked: BoolArray) -> Case | None:
     settled = trace.steps >= SETTLE
     if np.count_nonzero(settled) < MIN_ZERO_LOOKS:
         return None
-    zero = _always(np.isneginf(y) | ~settled[:, None], looked) & _always(np.isneginf(y), looked & settled[:, None], MIN_ZERO_LOOKS)
+    zero = _always(np.isneginf(y), looked & settled[:, None], MIN_ZERO_LOOKS)
     if not zero.any() or zero.all():
         return None
     place = next((p for chain in trace.chains if (p := _cut_at(trace, chain, settled)) is not None), None)
-    if place is None:
+    if place is None or _cancels(trace, place[1]):
         return None
     before = {(trace.sites[i].model, trace.sites[i].module) for i in place[0]}
     guilty = zero & np.array([(trace.sites[int(i)].model, trace.sites[int(i)].module) in before for i in trainable], np.bool_)
-    name = trace.sites[place[1]].name
-    what = f"their gradient is exactly zero, because none passes back through `{name}`"
-    if np.count_nonzero(guilty) == 1:
-        what = what.replace("their", "its")
+    because = f"because none passes back through `{trace.sites[place[1]].name}`"
+    what = (f"has a gradient of exactly zero, {because}", f"have a gradient of exactly zero, {because}")
     return _case(trace, trainable, guilty, looked, what)
+
+
+def _cancels(trace: Trace, site: int) -> bool:
+    """Whether the layer behind the cut has units that are copies: errors that sum to zero over classes then cancel exactly."""
+    where = (trace.sites[site].model, trace.sites[site].module)
+    weights = [int(i) for i in trace.parameters if (trace.sites[int(i)].model, trace.sites[int(i)].module) == where]
+    return bool((trace.unit_difference[:, weights] < COPIES).any())
 
 
 def _cut_at(trace: Trace, chain: IntArray, settled: BoolArray) -> tuple[list[int], int] | None:
@@ -177,6 +210,6 @@ def _cut_at(trace: Trace, chain: IntArray, settled: BoolArray) -> tuple[list[int
     sites = [int(i) for i in chain[: first + 1]]
     near = [i for i in sites if trace.sites[i].role is Role.ACTIVATION][-2:]
     shut = np.fmax(trace.dead_share[:, near], trace.saturated_share[:, near])
-    if (shut[np.isfinite(shut)] >= DEAD).any():
+    if (shut[np.isfinite(shut)] >= DEAD).any() or np.isneginf(trace.log10_signal[settled][:, near]).any():
         return None
     return sites[:-1], sites[-1]

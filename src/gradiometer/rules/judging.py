@@ -100,6 +100,15 @@ def broke_the_start(trace: Trace, span: Span) -> bool:
     return span.first <= SETTLE and trace.stalled
 
 
+def moved(trace: Trace) -> float:
+    """How far a typical weight has gone, all steps together, in its own size; NaN where no step was seen.
+
+    Of weights that never went anywhere a loss that does not fall says nothing: the steps may have been too short.
+    """
+    typical = trace.typical_step[np.isfinite(trace.typical_step)]
+    return float(10.0 ** np.median(typical)) * trace.steps_seen if typical.size else float("nan")
+
+
 def layers_between(trace: Trace, first: int, last: int) -> int:
     """How many layers with weights lie behind site ``first`` up to and including site ``last`` of one chain, at least 1."""
     chain = trace.sites[first].chain

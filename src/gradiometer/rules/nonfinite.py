@@ -10,8 +10,8 @@ How we tell:
     A loss that is not finite is searched at that very step: first the weights, then the autograd graph in order of
     execution, so that the first operation that made it is named. Weights that are not finite before the first step are
     their own case (a bad checkpoint or initialisation), not an explosion. Steps that a gradient scaler skips because
-    of an overflow are normal and do not count, unless it skips them nearly all; neither do infinities that a mask puts
-    into activations on purpose while the loss stays finite. Where the training recovers, it is a warning.
+    of an overflow are normal and do not count; neither do infinities that a mask puts into activations on purpose while
+    the loss stays finite. Where the training recovers, it is a warning.
 
 When it is wrong:
     A loss that is infinite by definition for some examples (log of zero probability) is named here too.
@@ -42,19 +42,11 @@ NAME: Final = "nonfinite"
 
 LARGE_UPDATE: Final = 0.1
 """An update of a tenth of a parameter's size is a hundred times the usual (about 1e-3: CS231n notes)."""
-SKIPPED_SHARE: Final = 0.5
-"""A loss scale that is searched for costs some ten steps; where half of the last ones are skipped it finds none."""
-SKIPPED_STEPS: Final = 20
-"""From how many steps on that is judged."""
 
 HELPS: Final = (
     "lower the learning rate or warm it up",
     "clip the gradient norm",
     "guard logarithms, exponentials, divisions and square roots near zero",
-)
-_HELPS_SCALE: Final = (
-    "train in bfloat16, which needs no loss scale",
-    "find the operation whose result float16 cannot hold, and run it in float32",
 )
 _HELPS_START: Final = ("check the initialisation or the checkpoint that was loaded, before the first step",)
 
@@ -70,7 +62,7 @@ def find(trace: Trace) -> list[Finding]:
     if births:
         what = "loss" if loss_steps.size and int(loss_steps[0]) == min(births) else "weights"
         return [_born(trace, min(births), what, bad_loss, weight_is_bad)]
-    return _scale_not_found(trace)
+    return []
 
 
 def _before_the_first_step(trace: Trace, bad: BoolArray) -> Finding:
@@ -96,21 +88,6 @@ def _born(trace: Trace, step: int, what: str, bad_loss: BoolArray, weight_is_bad
         sentence += f" It recovered: {plural(int(bad_loss.sum()), 'step was', 'steps were')} lost."
     evidence = Evidence(f"first step with a non-finite {what}", float(step), float("nan"), "IEEE 754", "none: a NaN is a fact")
     return _finding(trace, step, sites, sentence, evidence, HELPS, severity)
-
-
-def _scale_not_found(trace: Trace) -> list[Finding]:
-    """A gradient scaler that skips most of the last steps: the training stands still without a single NaN in it."""
-    skipped = trace.ledger.has(Flag.SKIPPED)
-    last = skipped[-max(SKIPPED_STEPS, skipped.size // 5) :]
-    if skipped.size < SKIPPED_STEPS or last.mean() < SKIPPED_SHARE:
-        return []
-    step = int(trace.ledger.step[np.flatnonzero(skipped)[0]])
-    sentence = (
-        f"The gradient scaler skipped {int(last.sum())} of the last {last.size} steps, because a gradient was not finite at "
-        "any loss scale it tried: the training stands still."
-    )
-    evidence = Evidence("share of the last steps that were skipped", float(last.mean()), SKIPPED_SHARE, "own", "fewer skips")
-    return [_finding(trace, step, (), sentence, evidence, _HELPS_SCALE)]
 
 
 def _where(trace: Trace, step: int, event: Mapping[str, Any] | None) -> tuple[tuple[str, ...], str]:

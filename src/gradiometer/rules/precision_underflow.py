@@ -14,7 +14,7 @@ How we tell:
     count where the gradient behind is of that small size already. For weights in float16 or bfloat16, the
     share of elements that have a gradient and that the step did not move. Looks while the learning rate is being warmed up
     or has decayed, and looks after the loss has fallen to a tenth, do not count: there small numbers are as they should be. It
-    is an error where the training fails, else a warning.
+    is an error where the training fails, or where most is lost and the loss has not fallen far, else a warning.
 
 When it is wrong:
     Fine-tuning in bfloat16 with a tiny learning rate on purpose; stochastic rounding, which moves few elements far.
@@ -45,9 +45,13 @@ TINY_SHARE: Final = 0.5
 """Ours: half of the gradient's elements have lost digits, and more are lost entirely."""
 ZERO_SHARE: Final = 0.9
 """Ours: rectifiers and masks leave more than a tenth of the elements of a gradient; the format does not."""
+MOST_ZERO: Final = 0.8
+"""Ours: rectifiers make half of the elements zero; the rest is what the format has taken."""
+LEARNED_WELL: Final = 0.8
+"""Ours: a loss that fell by four fifths got what it needed from what was left."""
 UNMOVED_SHARE: Final = 0.5
 """Ours: half of the weights stand still although each has a gradient."""
-ALL_UNMOVED: Final = 0.9
+ALL_UNMOVED: Final = 0.75
 """Ours: what moves is too little to train with; an error where the training fails."""
 DONE: Final = 0.1
 """Share of the loss at the start; below it gradients are small because there is little left to learn."""
@@ -123,17 +127,17 @@ def _gradients(trace: Trace, chain: IntArray, early: BoolArray) -> Case | None:
     gone = float(np.nanmean(zero[look, worst]))
     small = tiny[look, worst]
     small = float(np.nanmean(small)) if np.isfinite(small).any() else 1.0
+    fails = trace.stalled or (gone >= MOST_ZERO and trace.learning.fall < LEARNED_WELL)
     scale = trace.ledger["loss_scale"]
     scaled = np.isfinite(scale) & (scale != 1.0)
     sentence = (
         f"float16 is too coarse for the gradients of {plural(len(worst), 'output', 'outputs')} (`{names[worst[0]]}` first), "
-        f"{when(span)}: {100 * gone:.0f} % of their elements are rounded to zero or are so, and of the others {100 * small:.0f} % "
-        "have lost digits"
+        f"{when(span)}: {100 * gone:.0f} % of their elements are zero, and {100 * small:.0f} % of the others have lost digits"
     )
     sentence += "." if scaled.any() else "; the loss is not scaled."
     finding = Finding(
         rule=NAME,
-        severity=Severity.ERROR if trace.stalled and span.at_end else Severity.WARNING,
+        severity=Severity.ERROR if fails and span.at_end else Severity.WARNING,
         confidence=0.9,
         sites=tuple(names[int(i)] for i in worst),
         steps=(span.first, span.last),

@@ -1,0 +1,93 @@
+"""Skipped steps: a gradient scaler that drops the steps instead of finding a scale.
+
+What it finds:
+    Steps that the optimizer did not take, because a gradient was not finite at the loss scale that was tried.
+
+Why it hurts:
+    Training in float16 multiplies the loss so that small gradients survive, and halves the factor whenever one overflows.
+    A few lost steps are the price of that search. Where most are lost, the training stands still without a single NaN in
+    it, and the loss curve only looks flat.
+
+How we tell:
+    The share of skipped steps among the last ones (a fifth of the run, at least twenty). The search at the start costs
+    some ten steps and one in about two thousand afterwards, and is not counted. It is an error where half of the last
+    steps are lost, a warning from a tenth on.
+
+When it is wrong:
+    A script that skips steps on purpose with the scaler's own means (by making gradients infinite).
+
+What helps:
+    - bfloat16, which has the range of float32 and needs no loss scale
+    - the operation whose result float16 cannot hold (a sum over many elements, an exponential), run in float32
+    - a smaller learning rate or clipping, where the gradients grow before they overflow
+
+References:
+    Micikevicius et al. 2018, "Mixed precision training" (loss scaling).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from gradiometer.record.frames import Flag
+from gradiometer.record.trace import Trace
+from gradiometer.types import Evidence, Finding, Severity
+
+NAME: Final = "skipped-steps"
+
+ERROR_SHARE: Final = 0.5
+"""A loss scale that is searched for costs some ten steps; where half of the last ones are skipped it finds none."""
+WARN_SHARE: Final = 0.1
+"""Ours: two hundred times what a scaler needs that doubles its scale every 2000 steps."""
+LAST_STEPS: Final = 20
+"""From how many steps on that is judged, and how many of the last are counted at least."""
+
+HELPS: Final = (
+    "train in bfloat16, which needs no loss scale",
+    "find the operation whose result float16 cannot hold, and run it in float32",
+    "lower the learning rate or clip the gradient norm (after unscaling it)",
+)
+
+
+def find(trace: Trace) -> list[Finding]:
+    """At most one finding; see the module's text."""
+    skipped = trace.ledger.has(Flag.SKIPPED)
+    last = skipped[-max(LAST_STEPS, skipped.size // 5) :]
+    share = float(last.mean()) if last.size else 0.0
+    # a live look at the first steps sees the search for a scale
+    searching = skipped.size < 3 * LAST_STEPS
+    if skipped.size < LAST_STEPS or share < (ERROR_SHARE if searching else WARN_SHARE):
+        return []
+    steps = trace.ledger.step[skipped]
+    still = share >= ERROR_SHARE
+    sentence = (
+        f"The gradient scaler skipped {int(last.sum())} of the last {last.size} steps, because a gradient was not finite at "
+        + ("any loss scale it tried: the training stands still." if still else "the loss scale it tried.")
+    )
+    evidence = [
+        Evidence(
+            "share of the last steps that were skipped",
+            share,
+            ERROR_SHARE if still else WARN_SHARE,
+            "ours; a scaler at work skips one step in about two thousand (Micikevicius et al. 2018)",
+            "fewer skips",
+        )
+    ]
+    scale = trace.ledger["loss_scale"]
+    scale = scale[np.isfinite(scale) & (scale > 0.0)]
+    if scale.size:
+        evidence.append(Evidence("loss scale at the last step", float(scale[-1]), float("nan"), "the gradient scaler"))
+    finding = Finding(
+        rule=NAME,
+        severity=Severity.ERROR if still else Severity.WARNING,
+        confidence=1.0,
+        sites=(),
+        steps=(int(steps[0]), int(trace.ledger.step[-1])),
+        sentence=sentence,
+        evidence=tuple(evidence),
+        helps=HELPS,
+        peak=int(steps[0]),
+    )
+    return [finding]

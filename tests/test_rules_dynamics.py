@@ -1,0 +1,719 @@
+"""Rules about what the steps do to the loss: each on its case, on what looks like it and is well, and on every prefix."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import ArrayLike
+
+import traces
+from gradiometer.record.frames import Flag
+from gradiometer.record.ledger import Learning
+from gradiometer.record.losses import losses_of
+from gradiometer.record.trace import Trace
+from gradiometer.rules import (
+    clipping_always_on,
+    divergence,
+    learning_rate_too_high,
+    learning_rate_too_low,
+    loss_spike,
+    oscillation,
+    plateau,
+    skipped_steps,
+    stale_second_moment,
+)
+from gradiometer.types import Finding, Severity
+from traces import make, ramp
+
+STEPS = 400
+LOOKS = (*range(12), *range(14, 60, 4), *range(60, STEPS, 15))
+SITES = 9
+WEIGHTS = 5
+MODULES = (
+    clipping_always_on,
+    divergence,
+    learning_rate_too_high,
+    learning_rate_too_low,
+    loss_spike,
+    oscillation,
+    plateau,
+    skipped_steps,
+    stale_second_moment,
+)
+CHANCE = [*traces.stack(4)[:-1], traces.output("head", units=10)]
+
+
+def noisy(level: np.ndarray | float, noise: float = 0.02, seed: int = 0, steps: int = STEPS) -> np.ndarray:
+    """A loss with the noise of mini-batches, a share of its level."""
+    random = np.random.default_rng(seed)
+    return np.broadcast_to(level, (steps,)) * np.exp(noise * random.standard_normal(steps))
+
+
+HEALTHY = noisy(np.geomspace(2.3, 0.05, STEPS), 0.15)
+STUCK = noisy(math.log(10), 0.01)
+
+
+def run(
+    loss: np.ndarray = HEALTHY,
+    *,
+    step: ArrayLike = -2.0,
+    overshoot: ArrayLike = 0.4,
+    rate: np.ndarray | float = 0.1,
+    looks: Sequence[int] = LOOKS,
+    sites: Any = CHANCE,
+    optimizer: Mapping[str, Any] | None = None,
+    each_step: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Trace:
+    """A training of 400 steps: update / weight (log10) and overshoot are given for each look."""
+    looks = [k for k in looks if k < loss.size]
+    sizes = np.broadcast_to(np.asarray(step, dtype=np.float64), (len(looks),))
+    after = np.full(loss.size, np.nan)
+    bends = np.broadcast_to(np.asarray(overshoot, dtype=np.float64), (len(looks),))
+    for k, bend in zip(looks, bends, strict=True):
+        if k + 1 < loss.size:
+            after[k + 1] = bend
+    signals: dict[str, Any] = {"overshoot": after, "learning_rate": rate, **(each_step or {})}
+    told = {"event": "optimizer", "step": 0, "index": 0, "kind": "SGD", "options": {"lr": 0.1}, **(optimizer or {})}
+    return make(sites, looks=looks, loss=loss, update=sizes[:, None], each_step=signals, events=[told], **more)
+
+
+def at_looks(first: Sequence[float], later: float) -> list[float]:
+    """A value for each of the first looks, and one for all others."""
+    return [*first, *[later] * (len(LOOKS) - len(first))]
+
+
+def found(module: Any, trace: Trace) -> Finding:
+    findings: list[Finding] = module.find(trace)
+    assert len(findings) == 1
+    return findings[0]
+
+
+def all_of(trace: Trace) -> dict[str, Severity]:
+    """Every finding of every rule of this file."""
+    return {f.rule: f.severity for module in MODULES for f in module.find(trace)}
+
+
+def test_a_healthy_training_is_silent() -> None:
+    assert all_of(run()) == {}
+
+
+# ---- the learning rate -------------------------------------------------------------------------------------------------
+
+THROWN = at_looks([-1.0, 0.2, 0.7, 0.1, -0.4, -0.9], -1.8)
+BLOWN = np.concatenate([[2.3, 2.3, 30.0, 75.0, 20.0, 12.0, 6.0], STUCK[7:]])
+
+
+def test_steps_that_throw_the_weights() -> None:
+    finding = found(learning_rate_too_high, run(BLOWN, step=THROWN, overshoot=at_looks([-3.0, -0.5, -1.2], 0.0)))
+    assert finding.severity is Severity.ERROR
+    assert finding.confidence == 0.9
+    assert finding.steps == (0, 5), "it began at the first step, before units died of it"
+    assert finding.peak == 2
+    assert "at step 2 the middle weight matrix moved by 5 times its size" in finding.sentence
+    assert "the loss rose to 33 times its start" in finding.sentence
+    assert finding.sites == ("fc0.weight", "fc1.weight", "fc2.weight", "fc3.weight", "head.weight")
+
+
+def test_it_is_seen_before_the_loss_is_no_number() -> None:
+    loss = np.array([0.9, 2.4, 16.0, 6e7, np.inf, *[np.nan] * 40])
+    trace = run(loss, step=at_looks([-1.0, 0.0, 0.8, 6.2], np.nan)[: len([k for k in LOOKS if k < 45])], overshoot=-7.0)
+    assert found(learning_rate_too_high, trace).severity is Severity.ERROR
+    assert found(learning_rate_too_high, trace.until(3)).severity is Severity.ERROR, "while the loss is still finite"
+
+
+def test_a_catapult_is_a_warning() -> None:
+    loss = HEALTHY.copy()
+    loss[2:6] = [10.0, 8.0, 5.0, 3.0]
+    finding = found(learning_rate_too_high, run(loss, step=THROWN, overshoot=at_looks([-2.0, -1.0], 0.3)))
+    assert finding.severity is Severity.WARNING
+    assert "came down again" in finding.sentence
+
+
+def test_it_begins_where_the_learning_rate_was_raised() -> None:
+    loss = np.concatenate([HEALTHY[:251], [40.0], noisy(60.0)[252:]])
+    rate = np.where(np.arange(STEPS) < 250, 0.1, 10.0)
+    sizes = [-2.0 if k < 250 else 0.0 for k in LOOKS]
+    finding = found(learning_rate_too_high, run(loss, step=sizes, rate=rate, overshoot=-2.0))
+    assert 250 not in LOOKS
+    assert finding.steps[0] == 250
+
+
+def test_a_constant_answer_is_no_recovery() -> None:
+    """The loss came down to the variance of the targets; the layers before have no gradient any more."""
+    loss = noisy(0.07)
+    loss[:5] = [0.24, 3.0, 12.0, 1.0, 0.2]
+    cut = np.where(np.arange(SITES) < 6, -np.inf, 0.0)
+    gradient = np.stack([np.zeros(SITES) if k < 3 else cut for k in range(len(LOOKS))])
+    trace = run(loss, step=THROWN, overshoot=at_looks([-2.0, -1.0], 0.0), gradient=gradient, sites=4)
+    assert trace.learned
+    assert found(learning_rate_too_high, trace).severity is Severity.ERROR
+    assert found(learning_rate_too_high, run(loss, step=THROWN, sites=4)).severity is Severity.WARNING
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        pytest.param(run(STUCK, step=-2.0, overshoot=-0.8), id="bouncing with steps of a usual length"),
+        pytest.param(run(HEALTHY, step=-0.6, overshoot=-0.9), id="long steps before a normalisation, and it learns"),
+        pytest.param(run(HEALTHY, step=-1.6, overshoot=-1.1), id="edge of stability"),
+        pytest.param(run(STUCK, step=at_looks([0.0], -2.0), overshoot=0.4), id="one long step, no rise"),
+        pytest.param(
+            run(BLOWN, step=THROWN, overshoot=-1.0, gradient=ramp(SITES, 6.0, 0.0)), id="the network exploded at step 0 already"
+        ),
+        pytest.param(run(BLOWN, step=np.nan), id="updates unknown"),
+        pytest.param(
+            run(
+                np.concatenate([HEALTHY[:255], [900.0], noisy(2.3)[256:]]),
+                step=[-2.0 if k < 255 else 1.0 for k in LOOKS],
+                overshoot=-2.0,
+            ),
+            id="a corrupt batch first, and long steps after it",
+        ),
+    ],
+)
+def test_no_learning_rate_too_high(trace: Trace) -> None:
+    assert learning_rate_too_high.find(trace) == []
+
+
+CREEPING = noisy(np.linspace(2.31, 2.26, STEPS), 0.003)
+
+
+def test_steps_too_short() -> None:
+    finding = found(learning_rate_too_low, run(CREEPING, step=-4.0, overshoot=0.9))
+    assert finding.severity is Severity.ERROR
+    assert finding.steps == (0, STEPS - 1)
+    assert "no weight matrix can have moved by more than 4 %" in finding.sentence
+    assert "still falls steadily" in finding.sentence
+    assert all_of(run(CREEPING, step=-4.0, overshoot=0.9)) == {"learning-rate-too-low": Severity.ERROR}
+
+
+def test_steps_too_short_to_be_seen_in_the_loss() -> None:
+    finding = found(learning_rate_too_low, run(STUCK, step=-6.0, overshoot=0.3))
+    assert finding.severity is Severity.ERROR
+    assert "has hardly moved" in finding.sentence
+
+
+def test_slow_but_learning_is_a_warning() -> None:
+    loss = noisy(np.linspace(2.3, 1.5, STEPS), 0.02)
+    assert found(learning_rate_too_low, run(loss, step=-3.5, overshoot=0.9)).severity is Severity.WARNING
+
+
+def test_a_schedule_that_ran_out() -> None:
+    rate = 0.1 * 0.9 ** np.arange(STEPS)
+    sizes = [max(-2.0 + k * math.log10(0.9), -12.0) for k in LOOKS]
+    finding = found(learning_rate_too_low, run(STUCK, step=sizes, rate=rate))
+    assert finding.severity is Severity.ERROR
+    assert finding.steps == (66, STEPS - 1)
+    assert "stand still from step 66 on, for 84 % of the run" in finding.sentence
+    assert finding.helps[0].startswith("make the schedule as long as the run")
+
+
+def test_a_learning_rate_of_zero() -> None:
+    finding = found(learning_rate_too_low, run(STUCK, step=-np.inf, rate=0.0, overshoot=np.nan))
+    assert finding.severity is Severity.ERROR
+    assert "never more than zero" in finding.sentence
+
+
+def test_a_schedule_that_ran_out_while_the_loss_fell() -> None:
+    loss = noisy(np.concatenate([np.linspace(2.3, 1.2, 120), np.full(280, 1.2)]))
+    sizes = [-2.0 if k < 120 else -np.inf for k in LOOKS]
+    finding = found(learning_rate_too_low, run(loss, step=sizes, rate=np.where(np.arange(STEPS) < 120, 0.1, 0.0)))
+    assert finding.severity is Severity.WARNING
+    assert "while the loss was still falling" in finding.sentence
+
+
+COSINE = 0.5 * (1.0 + np.cos(np.pi * np.arange(STEPS) / STEPS))
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        pytest.param(run(STUCK, step=-4.0, overshoot=-0.5), id="steps that end beyond the bottom"),
+        pytest.param(run(HEALTHY, step=-4.0, overshoot=0.9), id="fine-tuning that works"),
+        pytest.param(run(CREEPING, step=-4.0, overshoot=0.9, gradient=ramp(SITES, -8.0, 0.0)), id="a vanishing gradient"),
+        pytest.param(run(CREEPING, step=-4.0, overshoot=0.9, varying=10.0 ** ramp(SITES, -0.3, -9.0)), id="a blind network"),
+        pytest.param(run(CREEPING, step=-4.0, overshoot=0.9, weight_gradient=-np.inf), id="no gradient"),
+        pytest.param(run(CREEPING, step=-4.0, rate=np.linspace(1e-6, 1e-3, STEPS)), id="still warming up"),
+        pytest.param(run(CREEPING[:40], step=-4.0), id="a run of a few steps"),
+        pytest.param(run(HEALTHY, rate=COSINE, step=[-2.0 + math.log10(COSINE[k]) for k in LOOKS]), id="a cosine to zero"),
+        pytest.param(
+            run(
+                noisy(0.2), step=[-2.0 if k < 200 else -np.inf for k in LOOKS], rate=np.where(np.arange(STEPS) < 200, 1.0, 0.0)
+            ),
+            id="not watched from its start, and converged",
+        ),
+        pytest.param(run(noisy(0.3, 0.1), step=-4.0, overshoot=0.02), id="resumed when it had converged: noise"),
+    ],
+)
+def test_no_learning_rate_too_low(trace: Trace) -> None:
+    assert Severity.ERROR not in [f.severity for f in learning_rate_too_low.find(trace)]
+
+
+# ---- plateau and oscillation -------------------------------------------------------------------------------------------
+
+
+def test_a_plateau_at_the_level_of_guessing() -> None:
+    finding = found(plateau, run(STUCK))
+    assert finding.severity is Severity.ERROR
+    assert "at the level of guessing" in finding.sentence
+    assert all_of(run(STUCK)) == {"plateau": Severity.ERROR}
+    assert found(plateau, run(STUCK[:300])).severity is Severity.WARNING, "parities stay flat for that long"
+
+
+def test_a_coin_that_is_guessed_is_at_chance() -> None:
+    assert found(plateau, run(noisy(math.log(2), 0.002), sites=4)).severity is Severity.ERROR
+
+
+def test_any_other_flat_loss_is_a_warning() -> None:
+    assert found(plateau, run(noisy(0.31), sites=4)).severity is Severity.WARNING
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        pytest.param(run(HEALTHY), id="learning"),
+        pytest.param(run(noisy(np.geomspace(2.3, 1e-3, STEPS))[::1]), id="converged"),
+        pytest.param(run(noisy(np.linspace(2.45, 2.25, STEPS), 0.005)), id="slow, but falling"),
+        pytest.param(run(STUCK, step=-4.0), id="steps too short to tell"),
+        pytest.param(run(BLOWN, step=THROWN), id="thrown"),
+        pytest.param(run(STUCK, gradient=ramp(SITES, -9.0, 0.0)), id="vanishing"),
+        pytest.param(run(STUCK, signal=ramp(SITES, 0.0, -9.0)), id="collapsed"),
+        pytest.param(run(STUCK, dead=0.95), id="dead"),
+        pytest.param(run(STUCK[:80]), id="too short"),
+        pytest.param(run(STUCK, each_step={"optimizer": np.arange(STEPS) % 2}), id="two that play against each other"),
+        pytest.param(run(np.random.default_rng(0).normal(0.0, 1.0, STEPS)), id="a policy gradient"),
+    ],
+)
+def test_no_plateau(trace: Trace) -> None:
+    assert plateau.find(trace) == []
+
+
+SWINGING = np.concatenate([[1.0] * 3, 1.0 + 0.3 * (-1.0) ** np.arange(STEPS - 3)])
+
+
+def test_oscillation() -> None:
+    finding = found(oscillation, run(SWINGING, overshoot=-0.8, sites=4))
+    assert finding.severity is Severity.ERROR
+    assert finding.steps == (200, STEPS - 1)
+    learned = np.concatenate([np.geomspace(2.3, 0.2, 200), 0.2 + 0.19 * (-1.0) ** np.arange(200)])
+    assert found(oscillation, run(noisy(learned), overshoot=-0.8)).severity is Severity.WARNING
+
+
+def waves(depth: float, level: float = 0.3) -> np.ndarray:
+    return noisy(level * (1.0 + depth * np.sin(np.arange(STEPS) / 15.0)), 0.1)
+
+
+def heavy(loss: np.ndarray, momentum: float = 0.99) -> Trace:
+    loss = np.concatenate([np.geomspace(1.0, loss[0], 20), loss[20:]])
+    return run(loss, optimizer={"options": {"lr": 0.1, "momentum": momentum}}, sites=4)
+
+
+def test_oscillation_of_a_heavy_momentum() -> None:
+    finding = found(oscillation, heavy(waves(0.5)))
+    assert finding.severity is Severity.ERROR
+    assert "momentum of 0.99" in finding.sentence
+    assert "some 100 gradients" in finding.sentence
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        pytest.param(run(noisy(np.geomspace(2.3, 0.1, STEPS), 0.4), overshoot=-1.0), id="bouncing that declines"),
+        pytest.param(run(noisy(1.0, 0.4), overshoot=0.1, sites=4), id="noise of small batches"),
+        pytest.param(run(noisy(1.0, 0.01), overshoot=-0.8, sites=4), id="no swings to speak of"),
+        pytest.param(run(noisy(1.0, 0.4), overshoot=np.nan, sites=4), id="overshoot unknown"),
+        pytest.param(
+            run(noisy(np.concatenate([np.geomspace(2.3, 0.01, 200), np.full(200, 0.01)]), 0.5), overshoot=-0.8), id="done"
+        ),
+        pytest.param(heavy(waves(0.5), 0.9), id="waves, and a usual momentum"),
+        pytest.param(heavy(waves(0.0)), id="heavy momentum without waves"),
+        pytest.param(heavy(waves(0.5, 0.01)), id="waves far below the start"),
+        pytest.param(heavy(noisy(np.geomspace(0.9, 0.05, STEPS)) * waves(0.3, 1.0)), id="waves that decline"),
+    ],
+)
+def test_no_oscillation(trace: Trace) -> None:
+    assert oscillation.find(trace) == []
+
+
+# ---- divergence and spikes ---------------------------------------------------------------------------------------------
+
+
+def test_divergence() -> None:
+    loss = np.concatenate([np.geomspace(1.0, 0.3, 100), np.geomspace(0.3, 50.0, 300)])
+    finding = found(divergence, run(noisy(loss), sites=4))
+    assert finding.severity is Severity.ERROR
+    assert 150 < finding.steps[0] < 190, "from where it last crossed its start"
+    assert "times its start and stays there" in finding.sentence
+
+
+def test_a_small_rise_needs_a_fault_to_be_an_error() -> None:
+    loss = noisy(np.concatenate([np.full(20, 1.0), np.full(STEPS - 20, 4.0)]))
+    assert found(divergence, run(loss, sites=4)).severity is Severity.WARNING
+    climbing = found(divergence, run(loss, overshoot=-1.5, sites=4))
+    assert climbing.severity is Severity.ERROR
+    assert "climbed" in climbing.sentence
+    thrown = found(divergence, run(loss, step=THROWN, sites=4))
+    assert "moved by 5 times its size" in thrown.sentence
+    weight = np.linspace(0.0, 1.0, len(LOOKS))[:, None]
+    assert "has grown to 10 times its size" in found(divergence, run(loss, weight=weight, sites=4)).sentence
+
+
+def test_a_training_that_comes_undone() -> None:
+    gone = np.concatenate([np.geomspace(2.3, 0.2, 200), np.linspace(0.2, 2.3, 100), np.full(100, 2.3)])
+    finding = found(divergence, run(noisy(gone)))
+    assert finding.severity is Severity.ERROR
+    assert "given back 100 %" in finding.sentence
+    half = np.concatenate([np.geomspace(2.3, 0.2, 200), np.full(200, 1.5)])
+    assert found(divergence, run(noisy(half))).severity is Severity.WARNING
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        pytest.param(run(STUCK), id="flat"),
+        pytest.param(run(BLOWN, step=THROWN), id="blown up and back"),
+        pytest.param(run(noisy(5.0, 1.0)), id="much noise"),
+        pytest.param(
+            run(noisy(np.linspace(0.7, 9.0, STEPS)), each_step={"optimizer": np.arange(STEPS) % 2}, step=THROWN), id="a GAN"
+        ),
+        pytest.param(run(np.random.default_rng(1).normal(0.0, 1.0, STEPS)), id="a policy gradient"),
+        pytest.param(run(-HEALTHY[::-1]), id="a log density that goes on below zero"),
+        pytest.param(
+            run(noisy(np.concatenate([np.geomspace(2.3, 0.01, 300), np.full(100, 0.05)]), 0.3)), id="overfitting no more"
+        ),
+    ],
+)
+def test_no_divergence(trace: Trace) -> None:
+    assert divergence.find(trace) == []
+
+
+def spiked(at: int = 250, height: float = 3.0, lasts: int = 20, base: np.ndarray = HEALTHY) -> np.ndarray:
+    loss = base.copy()
+    loss[at : at + lasts] = np.maximum(height * np.exp(-4.0 * np.arange(lasts) / lasts), loss[at : at + lasts])
+    return loss
+
+
+def test_a_spike_that_passes() -> None:
+    finding = found(loss_spike, run(spiked()))
+    assert finding.severity is Severity.WARNING
+    assert finding.steps[0] == finding.peak == 250
+    assert "beyond its start; it comes down within" in finding.sentence
+
+
+def test_a_spike_that_ruins_the_rest() -> None:
+    loss = np.concatenate([HEALTHY[:250], noisy(2.3, 0.02)[250:]])
+    finding = found(loss_spike, run(loss))
+    assert finding.severity is Severity.ERROR
+    assert finding.steps == (250, STEPS - 1)
+    assert "does not come down again" in finding.sentence
+
+
+def test_a_spike_that_comes_down_halfway_ruins_the_rest_too() -> None:
+    loss = np.concatenate([HEALTHY[:250], 300.0 * np.exp(-np.arange(12.0)), noisy(1.8, 0.02)[262:]])
+    finding = found(loss_spike, run(loss))
+    assert finding.severity is Severity.ERROR
+    assert finding.sentence.endswith("does not come down to where it was.")
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(HEALTHY, id="noise"),
+        pytest.param(noisy(np.geomspace(2.3, 1e-4, STEPS), 1.0), id="heavy tails of a tiny loss"),
+        pytest.param(spiked(lasts=1), id="one corrupt batch"),
+        pytest.param(spiked(at=5), id="how trainings begin"),
+        pytest.param(spiked(height=0.5, lasts=5), id="small against what was learned"),
+        pytest.param(noisy(1.0, 0.5), id="noise of small batches"),
+        pytest.param(np.random.default_rng(1).standard_t(2, STEPS), id="a policy gradient with heavy tails"),
+    ],
+)
+def test_no_loss_spike(loss: np.ndarray) -> None:
+    assert loss_spike.find(run(loss)) == []
+
+
+ADAM = {"kind": "AdamW", "options": {"lr": 1e-3, "betas": [0.9, 0.999]}}
+
+
+def moments(where: Mapping[int, float], otherwise: float = 1.0) -> np.ndarray:
+    """moment_ratio of every parameter such that its RMS is as given at these looks."""
+    rms = np.array([where.get(k, otherwise) for k in LOOKS])
+    columns = np.where(np.arange(SITES + WEIGHTS) >= SITES, 4096.0, np.nan)
+    return rms[:, None] ** 2 * columns
+
+
+def test_a_stale_second_moment() -> None:
+    assert 255 in LOOKS
+    trace = run(spiked(at=258), optimizer=ADAM, more={"moment_ratio": moments({255: 4.0})})
+    finding = found(stale_second_moment, trace)
+    assert finding.severity is Severity.WARNING
+    assert finding.steps == (255, 258)
+    assert finding.sites[0] == "fc0.weight"
+    assert "4.0 times" in finding.sentence
+    ruined = np.concatenate([HEALTHY[:258], noisy(2.3)[258:]])
+    worse = run(ruined, optimizer=ADAM, more={"moment_ratio": moments({255: 4.0})})
+    assert found(stale_second_moment, worse).severity is Severity.ERROR
+
+
+def test_a_stale_second_moment_between_the_looks() -> None:
+    norm = np.ones(STEPS)
+    norm[255:258] = [3.0, 6.0, 12.0]
+    finding = found(
+        stale_second_moment,
+        run(spiked(at=258), optimizer=ADAM, more={"moment_ratio": moments({})}, each_step={"grad_norm": norm}),
+    )
+    assert finding.sites == ()
+    assert finding.steps == (257, 258)
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        pytest.param(run(HEALTHY, optimizer=ADAM, more={"moment_ratio": moments({255: 4.0})}), id="no damage"),
+        pytest.param(
+            run(spiked(at=258), optimizer=ADAM, more={"moment_ratio": moments({})}), id="a spike, and a moment up to date"
+        ),
+        pytest.param(
+            run(spiked(at=255), optimizer=ADAM, more={"moment_ratio": moments({255: 9.0})}), id="in the step of the jump"
+        ),
+        pytest.param(run(spiked(at=258), optimizer=ADAM, more={"moment_ratio": moments({120: 9.0})}), id="long before"),
+        pytest.param(run(spiked(at=258)), id="no Adam"),
+        pytest.param(
+            run(
+                spiked(at=258),
+                optimizer=ADAM,
+                more={"moment_ratio": moments({255: 9.0})},
+                rate=np.where(np.arange(STEPS) < 250, 1e-3, 1e-1),
+            ),
+            id="the learning rate was raised",
+        ),
+    ],
+)
+def test_no_stale_second_moment(trace: Trace) -> None:
+    assert stale_second_moment.find(trace) == []
+
+
+# ---- clipping and skipped steps ----------------------------------------------------------------------------------------
+
+
+def clipped(loss: np.ndarray, norm: float, **more: Any) -> Trace:
+    flags = dict.fromkeys(range(loss.size), Flag.PRE_CLIP)
+    norms = noisy(norm, 0.2, steps=loss.size)
+    return run(loss, flags=flags, each_step={"grad_norm": norms, "clip_threshold": 1.0}, **more)
+
+
+def test_clipping_that_starves() -> None:
+    finding = found(clipping_always_on, clipped(STUCK, 400.0, step=-4.0, overshoot=0.8))
+    assert finding.severity is Severity.ERROR
+    assert "clipped in 100 % of the steps, to 0.0025 of its norm" in finding.sentence
+    assert "no weight matrix can have moved by more than 4 %" in finding.sentence
+
+
+def test_clipping_by_a_lot_is_no_more_than_worth_knowing() -> None:
+    assert found(clipping_always_on, clipped(STUCK, 400.0)).severity is Severity.WARNING
+    assert found(clipping_always_on, clipped(HEALTHY, 400.0)).severity is Severity.INFO
+    adam = found(clipping_always_on, clipped(STUCK, 400.0, step=-4.0, overshoot=0.8, optimizer=ADAM))
+    assert adam.severity is Severity.INFO
+    assert "AdamW divides by the size of its gradients" in adam.sentence
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        pytest.param(clipped(STUCK, 5.0, step=-4.0), id="in every step, but by little"),
+        pytest.param(clipped(STUCK, 0.3, step=-4.0), id="never"),
+        pytest.param(run(STUCK, step=-4.0, each_step={"grad_norm": 400.0}), id="no clipping"),
+        pytest.param(clipped(STUCK[:15], 400.0), id="too short"),
+    ],
+)
+def test_no_clipping(trace: Trace) -> None:
+    assert clipping_always_on.find(trace) == []
+
+
+def test_a_scaler_that_skips_nearly_everything() -> None:
+    flags = {step: Flag.SKIPPED for step in range(STEPS) if step % 8}
+    finding = found(skipped_steps, run(STUCK, flags=flags, each_step={"loss_scale": 2.0}))
+    assert finding.severity is Severity.ERROR
+    assert "skipped 70 of the last 80 steps" in finding.sentence
+    assert finding.evidence[1].value == 2.0
+
+
+def test_a_scaler_that_skips_many() -> None:
+    flags = {step: Flag.SKIPPED for step in range(STEPS) if step % 5 == 0}
+    assert found(skipped_steps, run(flags=flags)).severity is Severity.WARNING
+
+
+@pytest.mark.parametrize(
+    "skipped",
+    [
+        pytest.param(range(12), id="the search for a scale"),
+        pytest.param(range(0, STEPS, 90), id="now and then"),
+        pytest.param((), id="none"),
+    ],
+)
+def test_no_skipped_steps(skipped: Sequence[int]) -> None:
+    assert skipped_steps.find(run(flags=dict.fromkeys(skipped, Flag.SKIPPED))) == []
+
+
+# ---- what is known of the loss -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "learned"),
+    [
+        pytest.param(np.linspace(-100.0, -110.0, 200) + np.sin(np.arange(200.0)) / 5, True, id="a log density"),
+        pytest.param(np.linspace(5.0, -1.0, 200), True, id="through zero"),
+        pytest.param(np.linspace(1.0, 0.9, 200), False, id="by a tenth"),
+        pytest.param(np.random.default_rng(0).normal(-100.0, 3.0, 200), False, id="noise below zero"),
+    ],
+)
+def test_learning_on_either_side_of_zero(loss: np.ndarray, learned: bool) -> None:
+    assert Learning.from_losses(loss).clear is learned
+
+
+def test_a_policy_gradient_is_neither_learned_nor_stalled() -> None:
+    trace = run(np.random.default_rng(0).normal(0.0, 1.0, STEPS), sites=4)
+    assert trace.learning.signless
+    assert not trace.learned
+    assert not trace.stalled
+
+
+def test_losses_in_turns() -> None:
+    loss = np.empty(STEPS)
+    loss[::2], loss[1::2] = 0.7, np.geomspace(3.0, 0.1, STEPS // 2)
+    trace = run(loss, each_step={"optimizer": np.arange(STEPS) % 2})
+    first, second = losses_of(trace.ledger)
+    assert first.value.tolist() == [0.7] * (STEPS // 2)
+    assert second.step[0] == 1
+    assert trace.learned
+    flat = run(STUCK, each_step={"optimizer": np.arange(STEPS) % 2})
+    assert not flat.stalled, "losses that play against each other may rightly stand still"
+    phases = run(loss, each_step={"optimizer": np.arange(STEPS) >= 200})
+    assert phases.only_losses is not None, "one after the other is no turns"
+
+
+def test_the_way_travelled() -> None:
+    trace = run(step=-3.0)
+    assert trace.travel == pytest.approx(STEPS * 1e-3)
+    assert np.allclose(trace.pace, -3.0)
+    assert run(step=-np.inf).travel < 1e-8
+    assert math.isnan(run(step=np.nan).travel)
+
+
+def test_drift_is_the_fall_of_a_steady_slope() -> None:
+    losses = run(np.linspace(2.0, 1.0, STEPS)).only_losses
+    assert losses is not None
+    assert losses.drift(0.5) == pytest.approx(0.25, rel=0.1)
+    assert losses.drift(1.0) == pytest.approx(0.5, rel=0.1)
+    assert losses.spikes == ()
+
+
+def test_warming_up() -> None:
+    up = np.minimum(np.arange(STEPS) / 300.0, 1.0)
+    assert run(rate=up).until(250).warming_up
+    assert not run(rate=np.minimum(np.arange(STEPS) / 40.0, 1.0)).warming_up
+    assert not run(rate=0.1).warming_up
+    assert not run(rate=COSINE).warming_up
+
+
+# ---- laws --------------------------------------------------------------------------------------------------------------
+
+
+def cases() -> dict[str, Callable[[float], Trace]]:
+    """Every disease, with the loss multiplied by a factor."""
+    ruined = np.concatenate([HEALTHY[:250], noisy(2.3)[250:]])
+    diverging = noisy(np.concatenate([np.geomspace(1.0, 0.3, 100), np.geomspace(0.3, 50.0, 300)]))
+    bends = at_looks([-3.0, -0.5, -1.2], 0.0)
+    return {
+        "healthy": lambda k: run(k * HEALTHY, sites=4),
+        "too high": lambda k: run(k * BLOWN, step=THROWN, overshoot=bends, sites=4),
+        "too low": lambda k: run(k * CREEPING, step=-4.0, overshoot=0.9, sites=4),
+        "plateau": lambda k: run(k * noisy(0.31), sites=4),
+        "oscillation": lambda k: run(k * SWINGING, overshoot=-0.8, sites=4),
+        "spike": lambda k: run(k * spiked(), sites=4),
+        "ruined": lambda k: run(k * ruined, sites=4, optimizer=ADAM, more={"moment_ratio": moments({240: 5.0})}),
+        "divergence": lambda k: run(k * diverging, sites=4),
+        "clipped": lambda k: clipped(k * STUCK, 400.0, step=-4.0, overshoot=0.8, sites=4),
+        "policy": lambda k: run(k * np.random.default_rng(3).normal(0.0, 1.0, STEPS), sites=4),
+    }
+
+
+CASES = cases()
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("times", [1000.0, 2.0**-12])
+def test_a_loss_of_another_size_is_the_same_loss(name: str, times: float) -> None:
+    plain, scaled = CASES[name](1.0), CASES[name](times)
+    assert [f.evidence[0].value for m in MODULES for f in m.find(scaled)] == pytest.approx(
+        [f.evidence[0].value for m in MODULES for f in m.find(plain)], rel=1e-6
+    )
+    assert all_of(scaled) == all_of(plain)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(CASES)), st.integers(-1, STEPS))
+def test_every_prefix_can_be_judged(name: str, step: int) -> None:
+    trace = CASES[name](1.0).until(step)
+    for module in MODULES:
+        for finding in module.find(trace):
+            assert finding.rule == module.NAME
+            assert 0 <= finding.steps[0] <= finding.steps[1] <= max(step, 0) + 1
+            assert finding.peak >= 0
+            assert finding.sentence.endswith(".")
+            assert not re.search(r"\bnan\b|\binf\b|  ", finding.sentence)
+            assert finding.helps == module.HELPS or module.HELPS
+            assert all(e.claim and e.source for e in finding.evidence)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(6, STEPS))
+def test_a_healthy_training_has_no_error_at_any_moment(step: int) -> None:
+    assert Severity.ERROR not in all_of(run().until(step)).values()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32))
+def test_no_rule_raises_whatever_the_record_holds(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    steps = int(random.integers(0, 150))
+    looks = [k for k in range(steps) if random.random() < random.choice([0.02, 0.3])]
+    with np.errstate(over="ignore"):
+        loss = random.choice([1.0, -3.0, 1e300, 0.0, 1e-300]) * np.exp(
+            random.choice([0.0, 0.5, 20.0]) * random.normal(size=steps)
+        )
+    loss = np.where(random.random(steps) < random.choice([0.0, 0.2]), random.choice([np.nan, np.inf, 0.0, -1.0], steps), loss)
+
+    def any_of(low: float, high: float, size: int) -> np.ndarray:
+        wild = random.random(size) < random.choice([0.0, 0.2, 1.0])
+        return np.where(wild, random.choice([np.nan, np.inf, -np.inf, 0.0], size), random.uniform(low, high, size))
+
+    trace = run(
+        loss,
+        looks=looks,
+        step=any_of(-8.0, 2.0, len(looks)),
+        overshoot=any_of(-3.0, 2.0, len(looks)),
+        rate=any_of(0.0, 1.0, steps),
+        flags={k: Flag.SKIPPED | Flag.PRE_CLIP for k in range(steps) if random.random() < random.choice([0.0, 0.6])},
+        optimizer=[ADAM, {"options": {"momentum": 0.99}}, {"options": {"momentum": 1.0}}, {"options": 3}][
+            random.integers(0, 4)
+        ],
+        sites=int(random.integers(0, 5)),
+        each_step={
+            "grad_norm": any_of(0.0, 9.0, steps),
+            "clip_threshold": any_of(0.0, 1.0, steps),
+            "optimizer": random.choice([np.nan, 0.0, 1.0], steps),
+        },
+        weight=any_of(-2.0, 2.0, len(looks))[:, None],
+    )
+    for module in MODULES:
+        for finding in module.find(trace):
+            assert not re.search(r"\bnan\b|\binf\b|  ", finding.sentence)
+            assert finding.steps[0] <= finding.steps[1]
