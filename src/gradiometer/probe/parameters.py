@@ -158,7 +158,7 @@ class ParameterRows:
             return row  # its values are those of the rows that were touched: nothing to count per element
         part, times = signals.strided(gradient)
         row.has_gradient = part != 0
-        values[_ZEROS] = (part.numel() - signals.read(torch.count_nonzero(part))) * times
+        values[_ZEROS] = (part.numel() - signals.read(row.has_gradient.sum())) * times
         if gradient.dtype in _NARROW:
             small = (part.abs() < torch.finfo(gradient.dtype).smallest_normal) & row.has_gradient
             values[_TINY] = signals.read(small.sum()) * times

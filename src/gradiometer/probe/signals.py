@@ -125,7 +125,7 @@ def output_statistics(x: Tensor, kind: ActivationKind | None, tick: int) -> list
     slope2: Scalar = NAN
     if kind is not None:
         if kind.zero_is_dead:
-            zeros = count - read(torch.count_nonzero(table)) * share
+            zeros = count - read(torch.count_nonzero(table != 0)) * share
         if kind.saturated is not None:
             saturated = read(kind.saturated(table).sum()) * share
         if kind is RELU:
