@@ -174,3 +174,52 @@ def test_a_prefix_of_the_trace_is_what_was_known_then(tmp_path: Path) -> None:
     assert early.ledger.step.tolist() == [0, 1, 2, 3]
     assert early.values["weight_sumsq"].shape[0] == 4
     assert trace.until(10**6).steps.tolist() == trace.steps.tolist()
+
+
+def test_layers_in_a_plain_list_are_named_by_their_place(tmp_path: Path) -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Linear(4, 4)
+            self.rest = [nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Tanh())]
+            self.heads = {"a": nn.Linear(4, 1)}
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            for layer in self.rest:
+                x = layer(x)
+            return self.heads["a"](x)
+
+    def train() -> None:
+        model = Listed()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+
+    trace = watched(tmp_path / "run", train)
+    names = {s.name for s in trace.sites}
+    assert {"rest.0", "rest.1.0", "rest.1.1", "heads['a']", "rest.0.weight", "rest.1.0.bias", "heads['a'].weight"} <= names
+    unowned = trace.flagged(Flag.UNOWNED).any(axis=0)
+    assert {s.name for s, f in zip(trace.sites, unowned, strict=True) if f} == names & {
+        f"{layer}.{own}" for layer in ("rest.0", "rest.1.0", "heads['a']") for own in ("weight", "bias")
+    }
+
+
+def test_a_layer_that_was_replaced_is_told_from_the_one_before(tmp_path: Path) -> None:
+    def train() -> None:
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for step in range(6):
+            if step == 3:
+                model[1] = nn.Linear(4, 2)
+            optimizer.zero_grad()
+            model(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+
+    trace = watched(tmp_path / "run", train)
+    unowned = trace.flagged(Flag.UNOWNED)
+    assert unowned[:3].sum() == 0
+    assert {trace.sites[i].name for i in np.flatnonzero(unowned.any(axis=0))} == {"1.weight #2", "1.bias #2"}
+    assert trace.flagged(Flag.NO_GRADIENT)[4:, at(trace, "1.weight")].all()

@@ -1,4 +1,4 @@
-"""A forty layer ReLU network with the framework's default initialisation."""
+"""A twenty-two layer ReLU network with the framework's default initialisation."""
 
 import os
 
@@ -11,7 +11,7 @@ INIT = os.environ.get("INIT", "default")  # "he" for the initialisation of He et
 
 
 class Deep(nn.Module):
-    def __init__(self, depth=40, width=64):
+    def __init__(self, depth=22, width=64):
         super().__init__()
         self.stem = nn.Linear(64, width)
         self.layers = nn.ModuleList([nn.Linear(width, width) for _ in range(depth)])

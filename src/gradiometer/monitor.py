@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,7 +74,8 @@ class Monitor:
         if step <= self._step:
             return
         self._step = step
-        errors = [f for f in diagnose(read_trace(self._folder)) if f.severity is Severity.ERROR and not f.because]
+        findings = diagnose(replace(read_trace(self._folder), running=True))
+        errors = [f for f in findings if f.severity is Severity.ERROR and not f.because]
         self._seen = {f.rule: self._seen.get(f.rule, 0) + 1 for f in errors}
         announced = {a.rule for a in self.announcements}
         for finding in errors:

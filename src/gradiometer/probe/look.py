@@ -152,7 +152,7 @@ class Look:
         if tensor is None or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
             return
         if not self.memory.names.knows(module):
-            self.memory.names.adopt(module)
+            self.memory.names.adopt_within(module, self._stack[0] if self._stack else module)
         model, name = self.memory.names.module(module)
         if isinstance(module, nn.MultiheadAttention):
             self._attending.append((self._opened, torch._C._autograd._get_sequence_nr(), model, name or type(module).__name__))

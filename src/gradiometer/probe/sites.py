@@ -148,6 +148,36 @@ class Names:
                 self._remember(parameter, label, name, full)
         self._modules.setdefault(root, (label, ""))
 
+    def adopt_within(self, module: nn.Module, root: nn.Module) -> None:
+        """Name a module that was met inside ``root`` and has no name yet.
+
+        It may have been put there after the root was named, or be kept in a plain list, dict or attribute that the root does
+        not count among its modules; otherwise it is a root of its own.
+        """
+        if module in self._modules:
+            return
+        model, prefix = self._modules.get(root, ("", ""))
+        place = _place_within(unwrap(root), module) if model else None
+        if place is None:
+            self.adopt(module)
+            return
+        name = f"{prefix}.{place}" if prefix else place
+        for below, inner in module.named_modules():
+            full = f"{name}.{below}" if below else name
+            self._modules.setdefault(inner, (model, full))
+            for own, parameter in inner.named_parameters(recurse=False):
+                self._remember(parameter, model, full, self._unused(model, f"{full}.{own}", parameter))
+
+    def _unused(self, model: str, name: str, parameter: Tensor) -> str:
+        """The name, with a number if another parameter that is still alive had it: of a layer that was replaced, say."""
+        alive = [known for known in self._parameters.values() if known[0]() is not None and known[0]() is not parameter]
+        taken = {known[3] for known in alive if known[1] == model}
+        number = 2
+        unused = name
+        while unused in taken:
+            unused, number = f"{name} #{number}", number + 1
+        return unused
+
     def _remember(self, parameter: Tensor, model: str, module: str, name: str) -> None:
         known = self._parameters.get(id(parameter))
         if known is None or known[0]() is not parameter:
@@ -188,6 +218,32 @@ class Names:
         for module in owners:
             if id(module) not in children:
                 self.adopt(module)
+
+
+def _place_within(root: nn.Module, module: nn.Module) -> str | None:
+    """Where ``module`` is kept below ``root``: as one of its modules, or in a plain list, tuple or dict of one of them."""
+    for name, inner in root.named_modules():
+        if inner is module:
+            return name
+    for name, inner in root.named_modules():
+        front = f"{name}." if name else ""
+        for attribute, value in list(inner.__dict__.items()):
+            if type(value) in (list, tuple):
+                entries: Iterable[tuple[Any, Any]] = enumerate(value[:1000])
+            elif type(value) is dict and not attribute.startswith("_"):
+                entries = list(value.items())[:1000]
+            else:
+                continue
+            for key, item in entries:
+                if item is module:
+                    return f"{front}{attribute}[{key!r}]" if type(value) is dict else f"{front}{attribute}.{key}"
+                if issubclass(type(item), nn.Module) and (below := _registered_within(item, module)) is not None:
+                    return f"{front}{attribute}.{key}.{below}"
+    return None
+
+
+def _registered_within(root: nn.Module, module: nn.Module) -> str | None:
+    return next((name for name, inner in root.named_modules() if inner is module), None)
 
 
 def _script_variables(parameters: list[Tensor]) -> dict[int, str]:

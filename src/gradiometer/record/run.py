@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,13 @@ class Run:
     @cached_property
     def trace(self) -> Trace:
         """The numbers, read from disk once. A run that is still going on may be read; call `load` again for more."""
-        return read_trace(self.folder)
+        return replace(read_trace(self.folder), running=self.running)
+
+    @property
+    def running(self) -> bool:
+        """Whether its command has not ended yet, as far as is known; a watch from inside a script is read as it is."""
+        command = [str(word) for word in self.info.get("command", [])]
+        return "status" not in self.info and bool(command) and not command[0].startswith("gradiometer.watch")
 
     @property
     def name(self) -> str:

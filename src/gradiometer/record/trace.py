@@ -16,6 +16,19 @@ from gradiometer.record.ledger import BoolArray, FloatArray, IntArray, Learning,
 from gradiometer.record.losses import Losses, losses_of
 from gradiometer.types import Place, Role, Site
 
+PATIENCE: Final = 200
+"""Steps before which a loss that has not fallen yet is no failure of a training that goes on. Well runs of the calibration
+half of the zoo have fallen clearly by then."""
+
+TASK_JUMP: Final = 10.0
+"""A loss that is this many times what it was, from one step to the next, after steps of ordinary length."""
+NEAR_STEPS: Final = 20
+"""Steps around a jump that belong to it."""
+LONG_STEP: Final = -1.0
+"""log10 of update / weight: a hundred times the usual thousandth (CS231n notes)."""
+RELEARNED: Final = 0.5
+"""The loss has halved since the task changed."""
+
 SETTLE: Final = 5
 """Steps after which branches that start at zero carry a gradient (a few steps open them)."""
 
@@ -46,6 +59,7 @@ class Trace:
         notes: sentences about what could not be measured, from the probe.
         events: what the probe logged, in order (dicts with at least ``event``).
         marks: flag -> bool array (S, N): rows of parameters that carry it; see `flagged`.
+        running: whether the training may still be going on: what has not happened yet is then no failure.
     """
 
     sites: tuple[Site, ...]
@@ -58,6 +72,7 @@ class Trace:
     notes: tuple[str, ...] = ()
     events: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     marks: Mapping[Flag, BoolArray] = field(default_factory=dict[Flag, BoolArray], repr=False)
+    running: bool = False
 
     # ---- which sites -------------------------------------------------------------------------------------------
 
@@ -334,6 +349,7 @@ class Trace:
             self.notes,
             tuple(e for e in self.events if int(e.get("step", 0)) <= step),
             {k: v[looks] for k, v in self.marks.items()},
+            self.running or step < self.steps_seen - 1,
         )
 
     @property
@@ -415,7 +431,45 @@ class Trace:
         """
         broken = self.ledger.has(Flag.NONFINITE)[-3:]
         still = len(self.losses) == 1 and bool(np.isfinite(self.learning.fall)) and not self.learned
-        return still or (broken.size > 0 and bool(broken.all()))
+        return (still and not self.too_early and not self.relearned) or (broken.size > 0 and bool(broken.all()))
+
+    @property
+    def too_early(self) -> bool:
+        """Whether the training goes on and is so young that a loss which has not fallen yet is no failure."""
+        return self.running and self.steps_seen < PATIENCE
+
+    @cached_property
+    def task_changed(self) -> int:
+        """The step at which the loss jumped to another level because the task did; -1 if it never did.
+
+        A jump at once, after steps of ordinary length, that does not come down to where it was: other data, a larger
+        scale, a new phase of a curriculum. What the loss was before says nothing of what it should be after.
+        """
+        losses = self.only_losses
+        if losses is None:
+            return -1
+        long = self.steps[np.asarray(self.typical_step >= LONG_STEP)]
+        for spike in losses.spikes:
+            at = int(np.searchsorted(losses.step, spike.step))
+            after = losses.value[at:]
+            thrown = bool(((long > spike.step - NEAR_STEPS) & (long < spike.step)).any())
+            if after.size >= NEAR_STEPS and not thrown and after[0] > TASK_JUMP * spike.level > 0.0:
+                calm = np.median(np.lib.stride_tricks.sliding_window_view(after, SETTLE), axis=1)
+                if float(calm.min()) > TASK_JUMP * spike.level:
+                    return spike.step
+        return -1
+
+    @cached_property
+    def relearned(self) -> bool:
+        """Whether the loss has fallen clearly since the task changed; what its jump itself shook off is left out."""
+        losses = self.only_losses
+        if self.task_changed < 0 or losses is None:
+            return False
+        after = losses.value[losses.step > self.task_changed + NEAR_STEPS]
+        if after.size < 6 * SETTLE:
+            return False
+        start = float(np.median(after[: max(SETTLE, after.size // 10)]))
+        return float(np.median(after[-max(SETTLE, after.size // 10) :])) < RELEARNED * start
 
     @property
     def overhead_percent(self) -> float:

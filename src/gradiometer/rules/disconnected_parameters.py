@@ -134,7 +134,7 @@ def _case(
     who = f"`{names[0]}` {what[0]}" if len(names) == 1 else f"{len(names)} parameters (`{names[0]}` first) {what[1]}"
     # an optimizer that holds only a new head may be on purpose; one that holds what can never move is not
     meant = not trace.flagged(Flag.UNOWNED)[:, index].any()
-    poor = bool(trace.learning.fall < FAR_FALL)
+    poor = bool(trace.learning.fall < FAR_FALL) and not trace.too_early
     severity = Severity.INFO if unused and trace.learned and not poor else Severity.WARNING
     if share >= LARGE_SHARE and (trace.stalled or (meant and poor)):
         severity = Severity.ERROR

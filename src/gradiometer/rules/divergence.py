@@ -68,7 +68,7 @@ HELPS: Final = (
 def find(trace: Trace) -> list[Finding]:
     """At most one finding; see the module's text."""
     losses = trace.only_losses
-    if losses is None or losses.value.size < MIN_STEPS or not losses.unit or losses.learning.signless:
+    if losses is None or losses.value.size < MIN_STEPS or not losses.unit or losses.learning.signless or trace.relearned:
         return []
     return _above_the_start(trace, losses) or _given_back(trace, losses)
 

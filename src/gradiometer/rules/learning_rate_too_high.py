@@ -74,6 +74,8 @@ HELPS: Final = (
 
 def find(trace: Trace) -> list[Finding]:
     """At most one finding; see the module's text."""
+    if trace.relearned:  # what the loss did from there on is not the doing of the steps before
+        trace = trace.until(trace.task_changed - 1)
     size = trace.typical_step
     if not trace.steps.size or not np.isfinite(size).any() or _ill_from_the_start(trace):
         return []

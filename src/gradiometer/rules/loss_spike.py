@@ -66,7 +66,7 @@ def find(trace: Trace) -> list[Finding]:
     losses = trace.only_losses
     if losses is None or losses.learning.signless:
         return []
-    ruinous = [s for s in losses.spikes if _ruins(losses, s)]
+    ruinous = [s for s in losses.spikes if _ruins(losses, s) and not trace.relearned]
     if ruinous:
         return [_finding(trace, losses, ruinous[0], ruined=True)]
     passed = [s for s in losses.spikes if s.recovered and (s.lasts >= LONG or (s.share >= BEYOND_START and s.lasts >= 3))]

@@ -44,6 +44,11 @@ MIN_STEPS: Final = 100
 LONG: Final = 400
 """Steps from which a loss that never left the level of guessing is an error. Ours: parities of a few bits stay flat for
 some three hundred steps and then fall."""
+STRAIGHT: Final = 0.5
+"""An overshoot above this is a slope that goes on after the step. Where three of four steps find one and the loss stands all
+the same, it is neither noise nor the bottom."""
+MIN_LOOKS: Final = 8
+"""Overshoots, of the second half of the looks, that it takes to say so."""
 FLAT: Final = 0.03
 """Fall of the loss over the last half of the run, as a share of its start, below which it is flat (ours)."""
 DRIFT_SIGMA: Final = 4.0
@@ -86,6 +91,8 @@ def find(trace: Trace) -> list[Finding]:
         f"{max(100 * drift, 0.0):.1f} % of its start, although gradients pass through every layer and the weights move."
     )
     overshoot = trace.overshoot[np.isfinite(trace.overshoot)]
+    late = overshoot[overshoot.size // 2 :]
+    straight = late.size >= MIN_LOOKS and float(np.percentile(late, 25)) >= STRAIGHT
     evidence = [
         Evidence(
             "fall of the loss over the last half of the run, as a share of its start",
@@ -102,7 +109,7 @@ def find(trace: Trace) -> list[Finding]:
     last = int(trace.ledger.step[-1])
     finding = Finding(
         rule=NAME,
-        severity=Severity.ERROR if trace.at_chance and trace.steps_seen >= LONG else Severity.WARNING,
+        severity=Severity.ERROR if trace.steps_seen >= LONG and (trace.at_chance or straight) else Severity.WARNING,
         confidence=0.6,
         sites=(),
         steps=(int(losses.step[0]), last),

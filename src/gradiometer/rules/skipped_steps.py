@@ -62,6 +62,8 @@ def find(trace: Trace) -> list[Finding]:
         return []
     steps = trace.ledger.step[skipped]
     still = share >= ERROR_SHARE
+    # the search for a scale is over by then, or the run is
+    certain = still and not (trace.running and searching)
     sentence = (
         f"The gradient scaler skipped {int(last.sum())} of the last {last.size} steps, because a gradient was not finite at "
         + ("any loss scale it tried: the training stands still." if still else "the loss scale it tried.")
@@ -81,7 +83,7 @@ def find(trace: Trace) -> list[Finding]:
         evidence.append(Evidence("loss scale at the last step", float(scale[-1]), float("nan"), "the gradient scaler"))
     finding = Finding(
         rule=NAME,
-        severity=Severity.ERROR if still else Severity.WARNING,
+        severity=Severity.ERROR if certain else Severity.WARNING,
         confidence=1.0,
         sites=(),
         steps=(int(steps[0]), int(trace.ledger.step[-1])),

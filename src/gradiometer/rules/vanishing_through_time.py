@@ -59,7 +59,7 @@ HELPS: Final = (
 
 def find(trace: Trace) -> list[Finding]:
     """At most one finding, of the recurrent layer that has it worst; see the module's text."""
-    if not (trace.stalled or knows_the_mean_only(trace)) or moved(trace) < MOVED:
+    if trace.too_early or not (trace.stalled or knows_the_mean_only(trace)) or moved(trace) < MOVED:
         return []
     return worst_case(_judge(trace, layer) for layer in recurrences(trace))
 
