@@ -223,3 +223,41 @@ def test_a_layer_that_was_replaced_is_told_from_the_one_before(tmp_path: Path) -
     assert unowned[:3].sum() == 0
     assert {trace.sites[i].name for i in np.flatnonzero(unowned.any(axis=0))} == {"1.weight #2", "1.bias #2"}
     assert trace.flagged(Flag.NO_GRADIENT)[4:, at(trace, "1.weight")].all()
+
+
+@pytest.mark.parametrize(("threshold", "size"), [(1.0, float("inf")), (1.0, float("nan")), (0.0, 1.0), (1.0, 0.0)])
+def test_a_gradient_that_cannot_be_clipped_is_survived(tmp_path: Path, threshold: float, size: float) -> None:
+    def train() -> None:
+        model = Vector(torch.ones(4))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for step in range(6):
+            optimizer.zero_grad()
+            (model().sum() * (size if step > 2 else 1.0)).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), threshold)
+            optimizer.step()
+
+    trace = watched(tmp_path / "run", train)
+    assert trace.steps_seen == 6
+    assert not [e for e in trace.events if e["event"] == "probe-failed"]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_graph_that_no_gradient_comes_back_along_is_told_from_none(tmp_path: Path, frozen: bool) -> None:
+    def train() -> None:
+        torch.manual_seed(0)
+        front, back = nn.Sequential(nn.Linear(6, 8), nn.Tanh()), nn.Linear(8, 1)
+        optimizer = torch.optim.SGD([*front.parameters(), *back.parameters()], lr=0.05)
+        x = torch.randn(64, 6)
+        y = x.sum(1, keepdim=True)
+        for _ in range(40):
+            optimizer.zero_grad()
+            with torch.set_grad_enabled(not frozen):
+                features = front(x)
+            (back(features.detach()) - y).square().mean().backward()
+            optimizer.step()
+
+    trace = watched(tmp_path / "run", train)
+    assert trace.flagged(Flag.HAS_GRAPH)[:, at(trace, "Sequential.0")].all() != frozen
+    found = {f.rule: f for f in gradiometer.diagnose(trace)}
+    assert found["disconnected-parameters"].severity == ("warning" if frozen else "error")
+    assert ("is cut" in found["disconnected-parameters"].sentence) != frozen

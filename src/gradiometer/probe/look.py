@@ -18,7 +18,7 @@ from gradiometer.probe.parameters import ParameterRows
 from gradiometer.probe.recorder import Recorder
 from gradiometer.probe.signals import NAN, ActivationKind, QuietUnits, Scalar
 from gradiometer.probe.sites import MAX_SITES, Names, activation_of, first_tensor, is_site, role_of, unit_dimension
-from gradiometer.record.frames import Group
+from gradiometer.record.frames import Flag, Group
 
 LINK_LOOKS: Final = 8
 """Looks whose graph is searched for what is connected with what; later ones only when they bring new sites."""
@@ -35,6 +35,7 @@ class SiteRow:
     output: list[Scalar] | None = None
     gradient: list[Scalar] | None = None
     time: list[Scalar] | None = None
+    graph: bool = False
 
     def add_output(self, values: list[Scalar]) -> None:
         """Add the statistics of one forward pass."""
@@ -184,6 +185,7 @@ class Look:
             if with_grad and call == 0 and through_time.can_replay(module, args):
                 self._measure_time(row, module, args, label)
         if with_grad and tensor.requires_grad and tensor.grad_fn is not None:
+            row.graph = True
             self.memory.covered[tensor.grad_fn._sequence_nr()] = Covered(label, model, index)
             tensor.register_hook(self._gradient_hook(row, label))
 
@@ -367,7 +369,9 @@ class Look:
         """Queue the rows of output sites, in order of execution."""
         for row in sorted(self.rows.values(), key=lambda r: r.order):
             if row.output is not None:
-                self.memory.recorder.row(self.step, row.index, Group.OUTPUT, 0, row.output)
+                self.memory.recorder.row(
+                    self.step, row.index, Group.OUTPUT, int(Flag.HAS_GRAPH) if row.graph else 0, row.output
+                )
             if row.gradient is not None:
                 self.memory.recorder.row(self.step, row.index, Group.GRADIENT, 0, row.gradient)
             if row.time is not None:

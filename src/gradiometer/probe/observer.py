@@ -448,7 +448,8 @@ class Observer:
         if math.isnan(self._clip):
             return 1.0
         if isinstance(self._grad_norm, float):
-            return min(1.0, self._clip / self._grad_norm) if self._grad_norm > 0.0 else 1.0
+            usable = math.isfinite(self._grad_norm) and self._grad_norm > 0.0 and self._clip > 0.0
+            return min(1.0, self._clip / self._grad_norm) if usable else 1.0
         return (self._clip / self._grad_norm).clamp(max=1.0)
 
     def _follow(self, optimizer: torch.optim.Optimizer, partner: bool) -> None:

@@ -70,6 +70,7 @@ class Flag(IntFlag):
     PRE_CLIP = 32  # ledger: grad_norm is the norm before clipping
     NO_OPTIMIZER = 64  # ledger: the clock was the backward pass
     UNOWNED = 128  # parameter: of a model that trains, but no optimizer holds it
+    HAS_GRAPH = 256  # output: made with a graph along which a gradient could come back
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ _ROW_DTYPE: Final = np.dtype(
 )
 assert _ROW_DTYPE.itemsize == frames.ROW.size
 
-_MARKS: Final = (Flag.NO_GRADIENT, Flag.UNOWNED)
+_MARKS: Final = {Group.PARAMETER: (Flag.NO_GRADIENT, Flag.UNOWNED), Group.OUTPUT: (Flag.HAS_GRAPH,)}
 _PLACES: Final = (Place.OUTPUT, Place.PARAMETER, Place.ATTENTION)
 
 SiteKey = tuple[str, str, str]
@@ -119,7 +119,7 @@ def _merge(files: list[_RankFile], notes: tuple[str, ...], events: tuple[dict[st
     values = {s.name: np.full(shape, np.nan) for s in site_signals}
     nonfinite = {g: np.zeros(shape, np.bool_) for g in SITE_GROUPS}
     recorded = {g: np.zeros(shape, np.bool_) for g in SITE_GROUPS}
-    marks = {flag: np.zeros(shape, np.bool_) for flag in _MARKS}
+    marks = {flag: np.zeros(shape, np.bool_) for flags in _MARKS.values() for flag in flags}
     for file in files:
         to_global = np.array([keys[_site_key(s)] for s in file.sites], dtype=np.int64)
         for group in SITE_GROUPS:
@@ -132,9 +132,8 @@ def _merge(files: list[_RankFile], notes: tuple[str, ...], events: tuple[dict[st
             for signal in (s for s in site_signals if s.group is group):
                 _merge_into(values[signal.name], at, rows["v"][:, signal.column], signal.merge)
             recorded[group][at] = True
-            if group is Group.PARAMETER:
-                for flag, mark in marks.items():
-                    mark[at] |= (rows["flags"] & int(flag)) != 0
+            for flag in _MARKS.get(group, ()):
+                marks[flag][at] |= (rows["flags"] & int(flag)) != 0
     ranks = max(len(files), 1)
     return Trace(sites, steps, values, nonfinite, recorded, _merge_ledgers(files), ranks, notes, events, marks)
 

@@ -58,7 +58,7 @@ class Trace:
         ranks: how many ranks were merged.
         notes: sentences about what could not be measured, from the probe.
         events: what the probe logged, in order (dicts with at least ``event``).
-        marks: flag -> bool array (S, N): rows of parameters that carry it; see `flagged`.
+        marks: flag -> bool array (S, N): rows that carry it; see `flagged`.
         running: whether the training may still be going on: what has not happened yet is then no failure.
     """
 
@@ -121,7 +121,7 @@ class Trace:
         return tuple(e for e in self.events if e.get("event") == "optimizer")
 
     def flagged(self, flag: Flag) -> BoolArray:
-        """Rows of parameters that carry a flag (`Flag.NO_GRADIENT`, `Flag.UNOWNED`), shape (S, N)."""
+        """Rows of parameters (`Flag.NO_GRADIENT`, `Flag.UNOWNED`) or outputs (`Flag.HAS_GRAPH`) with a flag, shape (S, N)."""
         nowhere = np.zeros((self.steps.size, len(self.sites)), np.bool_)
         return self.marks.get(flag, nowhere)
 

@@ -91,7 +91,7 @@ RULES: Final[tuple[Rule, ...]] = tuple(
 def diagnose(trace: Trace) -> list[Finding]:
     """Every finding of every rule: root causes by severity and onset, each before the symptoms that follow from it."""
     rank = {rule.name: i for i, rule in enumerate(RULES)}
-    return in_order([finding for rule in RULES for finding in rule.find(trace)], rank)
+    return in_order([finding for rule in RULES for finding in rule.find(trace)], rank, trace.steps.tolist())
 
 
 def rule_named(name: str) -> Rule:

@@ -35,8 +35,8 @@ _STILL: Final = (
 
 CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
     "nonfinite": (*_SCALE, *_STEP, "divergence", "loss-spike", "attention-collapse"),
-    "divergence": ("nonfinite", *_SCALE, *_STEP, "loss-spike", "precision-underflow"),
-    "loss-spike": (*_SCALE, *_STEP, "attention-collapse"),
+    "divergence": ("disconnected-parameters", "nonfinite", *_SCALE, *_STEP, "loss-spike", "precision-underflow"),
+    "loss-spike": ("disconnected-parameters", *_SCALE, *_STEP, "attention-collapse"),
     "oscillation": (*_SCALE, *_STEP, "saturated-units", "dead-units"),
     "learning-rate-too-high": (*_SCALE, "stale-second-moment", "loss-spike"),
     "stale-second-moment": ("loss-spike",),
@@ -102,6 +102,21 @@ _OF_STEPS: Final = frozenset(
 """Rules about what steps do: they begin at the first step at the earliest, after whatever step 0 showed of the network."""
 
 
+_OF_LOOKS: Final = frozenset(CAUSES) - {
+    "nonfinite",
+    "divergence",
+    "loss-spike",
+    "oscillation",
+    "plateau",
+    "skipped-steps",
+    "clipping-always-on",
+}
+"""Rules that judge looks, which lie apart; the others see every step."""
+
+_CHRONIC: Final = frozenset(("oscillation", "plateau"))
+"""Rules about the run as a whole: they say how it went and have no onset of their own, so whatever can be their cause is."""
+
+
 def _can_explain(cause: Finding, symptom: Finding) -> bool:
     """A note is no cause of anything, and what is only worth a warning is no cause of steps that go wrong."""
     if symptom.rule in _OF_STEPS:
@@ -109,7 +124,7 @@ def _can_explain(cause: Finding, symptom: Finding) -> bool:
     return cause.severity is not Severity.INFO
 
 
-def in_order(findings: Sequence[Finding], rank: Mapping[str, int]) -> list[Finding]:
+def in_order(findings: Sequence[Finding], rank: Mapping[str, int], looks: Sequence[int] = ()) -> list[Finding]:
     """Findings with their root causes filled in (``because``): roots by severity and onset, each before its symptoms.
 
     A root cause is at least as severe as the worst of what follows from it.
@@ -117,10 +132,15 @@ def in_order(findings: Sequence[Finding], rank: Mapping[str, int]) -> list[Findi
     Args:
         findings: at most one of each rule.
         rank: position of each rule in `RULES`.
+        looks: steps that were looked at. What a look shows may have begun at any step since the look before it.
     """
 
     def onset(finding: Finding) -> tuple[int, int]:
         first = finding.steps[0]
+        if finding.rule in _OF_LOOKS:
+            first = max((look + 1 for look in looks if look < first), default=first)
+        if finding.rule in _CHRONIC:
+            first = max(first, finding.steps[1])
         return max(first, 1) if finding.rule in _OF_STEPS else first, rank[finding.rule]
 
     by_time = sorted(findings, key=onset)

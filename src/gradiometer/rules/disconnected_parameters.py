@@ -71,6 +71,10 @@ HELPS: Final = (
 
 _UNOWNED: Final = ("gets a gradient but is in no optimizer", "get a gradient but are in no optimizer")
 _WITHOUT: Final = ("is in the optimizer but never gets a gradient", "are in the optimizer but never get a gradient")
+_SEVERED: Final = (
+    "is in the optimizer, and the way from the loss back to it is cut",
+    "are in the optimizer, and the way from the loss back to them is cut",
+)
 _UNUSED: Final = ("is in the optimizer but its layer is never used", "are in the optimizer but their layers are never used")
 """What is said of one parameter, and of several."""
 
@@ -89,15 +93,29 @@ def find(trace: Trace) -> list[Finding]:
     never = _always(without & ~unowned, looked)
     ran = {(trace.sites[int(i)].model, trace.sites[int(i)].module) for i in trace.outputs}
     called = np.array([(trace.sites[int(i)].model, trace.sites[int(i)].module) in ran for i in trainable], dtype=np.bool_)
+    lost = {(trace.sites[int(i)].model, trace.sites[int(i)].module) for i in _lost(trace)}
+    severed = np.array([(trace.sites[int(i)].model, trace.sites[int(i)].module) in lost for i in trainable], dtype=np.bool_)
     if never.all():  # gradients that are kept somewhere else: nothing was seen of any
         never[:] = False
     cases = [
         _case(trace, trainable, apart, _to_the_end(unowned, looked), _UNOWNED),
-        _case(trace, trainable, never & called, looked, _WITHOUT),
+        _case(trace, trainable, never & severed, looked, _SEVERED, certain=True),
+        _case(trace, trainable, never & called & ~severed, looked, _WITHOUT),
         _case(trace, trainable, never & ~called, looked, _UNUSED, unused=True),
         _cut(trace, trainable, looked),
     ]
     return worst_case(cases)
+
+
+def _lost(trace: Trace) -> IntArray:
+    """Outputs that were made with a graph in every look, and no gradient ever came back along it: the way is cut behind them.
+
+    Without a graph (under ``no_grad``) nobody meant a gradient to come.
+    """
+    looked = trace.recorded[Group.OUTPUT]
+    graph = trace.flagged(Flag.HAS_GRAPH)
+    always = (np.count_nonzero(looked, axis=0) >= MIN_LOOKS) & np.all(graph | ~looked, axis=0)
+    return np.flatnonzero(always & ~trace.recorded[Group.GRADIENT].any(axis=0))
 
 
 def _to_the_end(held: BoolArray, looked: BoolArray) -> BoolArray:
@@ -114,9 +132,26 @@ def _always(held: BoolArray, looked: BoolArray, least: int = MIN_LOOKS) -> BoolA
 
 
 def _case(
-    trace: Trace, trainable: IntArray, guilty: BoolArray, looked: BoolArray, what: tuple[str, str], *, unused: bool = False
+    trace: Trace,
+    trainable: IntArray,
+    guilty: BoolArray,
+    looked: BoolArray,
+    what: tuple[str, str],
+    *,
+    unused: bool = False,
+    certain: bool = False,
 ) -> Case | None:
-    """A finding about these parameters; ``what`` is said of one and of several."""
+    """A finding about these parameters.
+
+    Args:
+        trace: the run.
+        trainable: indices of trainable parameters.
+        guilty: which of them.
+        looked: shape (S, trainable), the looks at them.
+        what: what is said of one and of several.
+        unused: their layers are never called, which may be as it should be (experts that no example is sent to).
+        certain: nobody can have meant it, whatever the loss does.
+    """
     if not guilty.any():
         return None
     index = trainable[guilty]
@@ -136,7 +171,7 @@ def _case(
     meant = not trace.flagged(Flag.UNOWNED)[:, index].any()
     poor = bool(trace.learning.fall < FAR_FALL) and not trace.too_early
     severity = Severity.INFO if unused and trace.learned and not poor else Severity.WARNING
-    if share >= LARGE_SHARE and (trace.stalled or (meant and poor)):
+    if share >= LARGE_SHARE and (certain or trace.stalled or (meant and poor)):
         severity = Severity.ERROR
     percent = f"{100 * share:.0f} %" if share >= 0.01 else "less than 1 %"
     sentence = f"{who}, from step {first} on: {percent} of the weights stay what they are."

@@ -74,7 +74,8 @@ HELPS: Final = (
 
 def find(trace: Trace) -> list[Finding]:
     """At most one finding; see the module's text."""
-    if trace.relearned:  # what the loss did from there on is not the doing of the steps before
+    recovered = trace.relearned
+    if recovered:  # what the loss did from there on is not the doing of the steps before
         trace = trace.until(trace.task_changed - 1)
     size = trace.typical_step
     if not trace.steps.size or not np.isfinite(size).any() or _ill_from_the_start(trace):
@@ -93,7 +94,7 @@ def find(trace: Trace) -> list[Finding]:
     violent = bool((overshoot[known & span] < -1.0).any())
     rise = _rise(trace)
     rose = rise >= RISE
-    failed = trace.stalled or (rose and (_still_up(trace) or _cut_off(trace)))
+    failed = not recovered and (trace.stalled or (rose and (_still_up(trace) or _cut_off(trace))))
     evidence_count = int(thrown) + int(bounces or violent) + int(rose)
     if evidence_count < 2 or not (rose or failed):
         return []
