@@ -378,7 +378,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             document["halves"][half] = {"totals": totals(part), "rules": by_rule(part)}
             show(f"{half} half", document["halves"][half]["totals"])
     if options.peers:
-        judged = [job for job in jobs if job[0].half == "evaluation"]
+        # one seed each: they take several times as long, and their rules are not ours to tune
+        judged = [(run, seed) for run, seed in jobs if run.half == "evaluation" and seed == run.seeds[0]]
         said = _in_parallel(lambda job: peer_says(*job, options.peers), judged, options.workers)
         document["peers"] = peer_totals(judged, said)
         for peer, numbers in document["peers"].items():
