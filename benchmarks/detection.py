@@ -378,10 +378,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             document["halves"][half] = {"totals": totals(part), "rules": by_rule(part)}
             show(f"{half} half", document["halves"][half]["totals"])
     if options.peers:
-        # one seed each: they take several times as long, and their rules are not ours to tune
-        judged = [(run, seed) for run, seed in jobs if run.half == "evaluation" and seed == run.seeds[0]]
+        # one seed each and no references: they take several times as long, and their rules are not ours to tune
+        judged = [(run, seed) for run, seed in jobs if run.half == "evaluation" and not run.reference and seed == run.seeds[0]]
         said = _in_parallel(lambda job: peer_says(*job, options.peers), judged, options.workers)
         document["peers"] = peer_totals(judged, said)
+        ours = {(r.name, r.seed): r for r in results}
+        same = [ours[run.name, seed] for run, seed in judged]
+        document["same trainings"] = {k: v for k, v in totals(same).items() if k in ("recall", "false alarms", "trainings")}
         for peer, numbers in document["peers"].items():
             show(peer, numbers)
     if not wanted and options.half is None:
@@ -407,7 +410,7 @@ def _write(document: dict[str, Any], results: Sequence[Result], seeds: int) -> N
         "seeds": seeds,
     }
     if "peers" not in document and "peers" in before:
-        document["peers"] = before["peers"]  # peers do not change with our rules
+        document |= {key: before[key] for key in ("peers", "same trainings")}  # as they were when both were run
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     rows = [asdict(replace(r, sentences=r.sentences[:3])) for r in results]
     RESULTS.write_text(json.dumps({**facts, **document, "runs": rows}, indent=1) + "\n", encoding="utf-8")

@@ -146,7 +146,7 @@ def detection_peers_table(data: dict[str, Any]) -> str:
         "| | recall | false alarms | with its warnings: recall | false alarms | could not be run on |",
         "|---|---|---|---|---|---|",
     ]
-    own = data["halves"]["evaluation"]["totals"]
+    own = data.get("same trainings", data["halves"]["evaluation"]["totals"])
     rows.append(f"| **gradiometer** | {_rate(own['recall'])} | {_rate(own['false alarms'])} | | | 0 |")
     for peer, p in data.get("peers", {}).items():
         cells = (p["recall"], p["false alarms"], p["recall with warnings"], p["false alarms with warnings"])

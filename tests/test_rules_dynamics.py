@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -241,7 +242,9 @@ COSINE = 0.5 * (1.0 + np.cos(np.pi * np.arange(STEPS) / STEPS))
         pytest.param(run(CREEPING, step=-4.0, overshoot=0.9, gradient=ramp(SITES, -8.0, 0.0)), id="a vanishing gradient"),
         pytest.param(run(CREEPING, step=-4.0, overshoot=0.9, varying=10.0 ** ramp(SITES, -0.3, -9.0)), id="a blind network"),
         pytest.param(run(CREEPING, step=-4.0, overshoot=0.9, weight_gradient=-np.inf), id="no gradient"),
-        pytest.param(run(CREEPING, step=-4.0, rate=np.linspace(1e-6, 1e-3, STEPS)), id="still warming up"),
+        pytest.param(
+            replace(run(CREEPING, step=-4.0, rate=np.linspace(1e-6, 1e-3, STEPS)), running=True), id="still warming up"
+        ),
         pytest.param(run(CREEPING[:40], step=-4.0), id="a run of a few steps"),
         pytest.param(run(HEALTHY, rate=COSINE, step=[-2.0 + math.log10(COSINE[k]) for k in LOOKS]), id="a cosine to zero"),
         pytest.param(
@@ -265,7 +268,23 @@ def test_a_plateau_at_the_level_of_guessing() -> None:
     assert finding.severity is Severity.ERROR
     assert "at the level of guessing" in finding.sentence
     assert all_of(run(STUCK)) == {"plateau": Severity.ERROR}
-    assert found(plateau, run(STUCK[:300])).severity is Severity.WARNING, "parities stay flat for that long"
+    short = run(STUCK[:300])
+    assert found(plateau, replace(short, running=True)).severity is Severity.WARNING, "parities stay flat for that long"
+    assert found(plateau, short).severity is Severity.ERROR, "it has ended there"
+
+
+def test_a_warm_up_that_outlasts_the_run_is_too_low() -> None:
+    """A scheduler that is stepped once an epoch and was made for steps."""
+    assert (
+        found(learning_rate_too_low, run(CREEPING, step=-4.0, rate=np.linspace(1e-6, 1e-3, STEPS))).severity is Severity.ERROR
+    )
+
+
+def test_a_network_that_long_steps_undid_is_ill_of_its_learning_rate() -> None:
+    blind = np.ones((len(LOOKS), SITES))
+    blind[2:] = 10.0 ** ramp(SITES, -0.3, -9.0)
+    trace = run(STUCK, step=-0.5, overshoot=-1.2, varying=blind)
+    assert found(learning_rate_too_high, trace).severity is Severity.ERROR
 
 
 def test_a_coin_that_is_guessed_is_at_chance() -> None:

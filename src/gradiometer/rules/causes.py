@@ -42,10 +42,11 @@ CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
     "stale-second-moment": ("loss-spike",),
     "signal-explosion": ("poor-initialization", "exploding-through-time", *_STEP, "divergence", "loss-spike"),
     "exploding-gradient": ("poor-initialization", "exploding-through-time", "signal-explosion", *_STEP, "saturated-units"),
-    "exploding-through-time": (*_STEP, "poor-initialization"),
+    "exploding-through-time": _STEP,
     "clipping-always-on": _SCALE,
     "skipped-steps": ("nonfinite", *_SCALE, *_STEP),
-    "poor-initialization": (),
+    # along the calls of one cell the factor per step of time is the finding, and depth only what it looks like
+    "poor-initialization": ("exploding-through-time", "vanishing-through-time"),
     "saturated-units": (*_SCALE, *_STEP, "divergence", "loss-spike"),
     "dead-units": (
         "symmetric-initialization",
@@ -58,7 +59,7 @@ CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "attention-collapse": ("poor-initialization", "signal-explosion", *_STEP),
     "dead-output": (*_SCALE, *_STEP, "dead-units", "saturated-units", "divergence", "signal-collapse", "loss-spike"),
-    "vanishing-through-time": ("poor-initialization", "saturated-units", *_STEP),
+    "vanishing-through-time": ("saturated-units", *_STEP),
     "vanishing-gradient": (
         "disconnected-parameters",
         "symmetric-initialization",

@@ -82,7 +82,8 @@ def _above_the_start(trace: Trace, losses: Losses) -> list[Finding]:
     if not np.isfinite(rise) or rise < RISE or not stays:
         return []
     fault = _fault(trace)
-    severity = Severity.ERROR if fault or rise >= FAR else Severity.WARNING
+    certain = (bool(fault) or rise >= FAR) and not trace.too_early
+    severity = Severity.ERROR if certain else Severity.WARNING
     times = factor(float(np.log10(1.0 + rise)))
     sentence = f"The training diverges: the loss ends at {times} times its start and stays there"
     sentence += f"; {fault[0][0].lower()}{fault[0][1:]}." if fault else "."

@@ -10,10 +10,11 @@ Why it hurts:
     that never answer again, saturated units, NaN.
 
 How we tell:
-    Three things that do not depend on the scale of the loss. How long a step is: update / weight of the middle weight
+    Four things that do not depend on the scale of the loss. How long a step is: update / weight of the middle weight
     matrix, usually a thousandth. What it met: the slope along the step after it against before it (1: straight on, 0: at
-    the bottom, below -1: uphill). What the loss did: how far it rose above its start. It is an error only where the
-    training fails and two of them agree; a catapult at the start that the training comes down from is a warning. A network
+    the bottom, below -1: uphill). What the loss did: how far it rose above its start. What became of the network:
+    whether signal and gradient passed through it before and no longer do. It is an error only where the training fails and
+    two of them agree; a catapult at the start that the training comes down from is a warning. A network
     that multiplied its signal or gradient along depth at the very first look is ill of that, not of its learning rate.
     Nothing is said while the steps are as long as usual, whatever the loss does, nor where the loss jumped first and the
     steps grew long after it: that is a corrupt batch.
@@ -62,6 +63,8 @@ RAISED: Final = 2.0
 """Factor by which a learning rate is raised at once, not warmed up."""
 GONE: Final = 6.0
 """Decades that the gradient has lost at the first layers when these stand still: the error level of vanishing gradients."""
+HALF: Final = 0.5
+"""Share of the last looks."""
 MIN_LOOKS: Final = 3
 """Looks that it takes to tell bouncing from noise."""
 
@@ -95,7 +98,7 @@ def find(trace: Trace) -> list[Finding]:
     rise = _rise(trace)
     rose = rise >= RISE
     failed = not recovered and (trace.stalled or (rose and (_still_up(trace) or _cut_off(trace))))
-    evidence_count = int(thrown) + int(bounces or violent) + int(rose)
+    evidence_count = int(thrown) + int(bounces or violent) + int(rose) + int(_undone(trace, int(trace.steps[long][0])))
     if evidence_count < 2 or not (rose or failed):
         return []
     looks = np.flatnonzero(long)
@@ -150,6 +153,13 @@ def find(trace: Trace) -> list[Finding]:
 def _ill_from_the_start(trace: Trace) -> bool:
     """Whether the network was out of order before a step could have done anything."""
     return bool(trace.steps[0] == 0 and not trace.sound_depth[0])
+
+
+def _undone(trace: Trace, first: int) -> bool:
+    """Whether signal and gradient passed through the network before its first long step, and no longer do at the end."""
+    sound = trace.sound_depth
+    before = sound[trace.steps <= first]
+    return bool(before.size and before.all() and np.mean(sound[-max(3, sound.size // 4) :]) < HALF)
 
 
 def _onset(trace: Trace, seen: int) -> int:

@@ -129,7 +129,7 @@ def _slow(trace: Trace, losses: Losses) -> list[Finding]:
     middle = float(np.median(trace.pace))
     settled = trace.steps >= SETTLE
     sound = bool(np.mean(trace.sound_depth[settled]) > 0.5) if settled.any() else False
-    if middle > SHORT_STEP or trace.travel > SHORT_WAY or not sound or trace.warming_up:
+    if middle > SHORT_STEP or trace.travel > SHORT_WAY or not sound or (trace.running and trace.warming_up):
         return []
     overshoot = trace.overshoot[np.isfinite(trace.overshoot)]
     known = overshoot.size >= MIN_LOOKS
@@ -141,7 +141,7 @@ def _slow(trace: Trace, losses: Losses) -> list[Finding]:
     whole = losses.drift(1.0)
     steady = falling and whole > 0.0 and drift >= STEADY * whole
     if trace.stalled and (steady or (trace.at_chance and known)):
-        severity = Severity.ERROR
+        severity = Severity.WARNING if trace.running else Severity.ERROR
     elif (trace.stalled and (falling or (known and bend > STRAIGHT))) or (
         falling and drift > UNDER_WAY and losses.learning.fall < HALF
     ):

@@ -36,7 +36,7 @@ from typing import Final
 import numpy as np
 
 from gradiometer.record.losses import SPIKE_RISE, SPIKE_SIGMA, Losses, Spike
-from gradiometer.record.trace import Trace
+from gradiometer.record.trace import PATIENCE, Trace
 from gradiometer.rules.judging import plural
 from gradiometer.types import Evidence, Finding, Severity
 
@@ -87,6 +87,7 @@ def _ruins(losses: Losses, spike: Spike) -> bool:
 
 
 def _finding(trace: Trace, losses: Losses, spike: Spike, *, ruined: bool) -> Finding:
+    last = int(trace.ledger.step[-1])
     times = spike.height / spike.level if spike.level > 0.0 and spike.height > 0.0 else float("nan")
     size = f"to {times:,.3g} times what it was" if np.isfinite(times) else f"from {spike.level:.3g} to {spike.height:.3g}"
     sentence = f"The loss jumps at step {spike.step} {size}"
@@ -94,6 +95,7 @@ def _finding(trace: Trace, losses: Losses, spike: Spike, *, ruined: bool) -> Fin
         sentence += f", {100 * spike.share:.0f} % of the way back to its start"
     elif np.isfinite(spike.share):
         sentence += ", beyond its start"
+    recent = trace.running and last - spike.step < PATIENCE
     count = len(losses.spikes)
     down = f"; it comes down within {plural(spike.lasts, 'step', 'steps')}."
     sentence += ", and does not come down again." if ruined else down
@@ -101,7 +103,6 @@ def _finding(trace: Trace, losses: Losses, spike: Spike, *, ruined: bool) -> Fin
         sentence = sentence.removesuffix("again.") + "to where it was."
     if count > 1 and not ruined:
         sentence += f" There are {count} such jumps."
-    last = int(trace.ledger.step[-1])
     evidence = [
         Evidence(
             "robust standard deviations of the log loss by which it stands out from the steps before",
@@ -116,7 +117,7 @@ def _finding(trace: Trace, losses: Losses, spike: Spike, *, ruined: bool) -> Fin
         evidence.append(Evidence(claim, spike.share, SPIKE_RISE, "ours", "a rise that is small against what was learned"))
     return Finding(
         rule=NAME,
-        severity=Severity.ERROR if ruined else Severity.WARNING,
+        severity=Severity.ERROR if ruined and not recent else Severity.WARNING,
         confidence=0.9,
         sites=(),
         steps=(spike.step, last if ruined else min(spike.step + spike.lasts, last)),

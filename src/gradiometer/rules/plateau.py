@@ -42,8 +42,8 @@ NAME: Final = "plateau"
 MIN_STEPS: Final = 100
 """Fewer steps may be the flat beginning of any training."""
 LONG: Final = 400
-"""Steps from which a loss that never left the level of guessing is an error. Ours: parities of a few bits stay flat for
-some three hundred steps and then fall."""
+"""Steps from which a loss that never left the level of guessing is an error while the training goes on. Ours: parities of a
+few bits stay flat for some three hundred steps and then fall."""
 STRAIGHT: Final = 0.5
 """An overshoot above this is a slope that goes on after the step. Where three of four steps find one and the loss stands all
 the same, it is neither noise nor the bottom."""
@@ -93,6 +93,7 @@ def find(trace: Trace) -> list[Finding]:
     overshoot = trace.overshoot[np.isfinite(trace.overshoot)]
     late = overshoot[overshoot.size // 2 :]
     straight = late.size >= MIN_LOOKS and float(np.percentile(late, 25)) >= STRAIGHT
+    long_enough = trace.steps_seen >= LONG or not trace.running  # one that has ended will not fall any more
     evidence = [
         Evidence(
             "fall of the loss over the last half of the run, as a share of its start",
@@ -109,7 +110,7 @@ def find(trace: Trace) -> list[Finding]:
     last = int(trace.ledger.step[-1])
     finding = Finding(
         rule=NAME,
-        severity=Severity.ERROR if trace.steps_seen >= LONG and (trace.at_chance or straight) else Severity.WARNING,
+        severity=Severity.ERROR if long_enough and (trace.at_chance or straight) else Severity.WARNING,
         confidence=0.6,
         sites=(),
         steps=(int(losses.step[0]), last),

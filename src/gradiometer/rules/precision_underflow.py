@@ -189,7 +189,7 @@ def _weights(trace: Trace, early: BoolArray) -> Case | None:
     worst = np.flatnonzero(unmoved[look] >= UNMOVED_SHARE)
     worst = worst if worst.size else np.array([int(np.nanargmax(unmoved[look]))])
     names, kind = trace.names(index), trace.sites[int(index[worst[0]])].dtype
-    failing = trace.stalled and span.at_end and level >= ALL_UNMOVED
+    failing = (trace.stalled or trace.learning.fall < LEARNED_WELL) and span.at_end and level >= ALL_UNMOVED
     finding = Finding(
         rule=NAME,
         severity=Severity.ERROR if failing else Severity.WARNING,

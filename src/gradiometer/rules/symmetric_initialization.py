@@ -70,7 +70,7 @@ def find(trace: Trace) -> list[Finding]:
     zero = bool(np.all(square[0, stays] == 0.0))
     learned = trace.learning.fall
     severity = Severity.WARNING
-    if np.isfinite(learned) and (trace.stalled or learned < LEARNED_WELL):
+    if np.isfinite(learned) and not trace.too_early and (trace.stalled or learned < LEARNED_WELL):
         severity = Severity.ERROR
     elif trace.learned:
         severity = Severity.INFO

@@ -39,7 +39,7 @@ import numpy as np
 
 from gradiometer.record.depth import ZERO_DECADES, SlopeFit, falls_towards_input, slope_along_depth
 from gradiometer.record.frames import Group
-from gradiometer.record.trace import FloatArray, IntArray, Trace
+from gradiometer.record.trace import SETTLE, FloatArray, IntArray, Trace
 from gradiometer.rules.judging import Case, each_network, factor, layers_between, seen, severity_of, when, worst_case
 from gradiometer.types import Evidence, Finding, Role
 
@@ -86,7 +86,10 @@ def _judge(trace: Trace, index: IntArray, group: Group, y: FloatArray) -> Case |
     span = trace.span(falls >= warn, seen(trace, group, index))
     if span is None:
         return None
-    look = int(span.looks[np.argmax(falls[span.looks])])
+    # what starts at zero has no gradient behind it in the first steps, by design
+    settled = span.looks[trace.steps[span.looks] >= SETTLE]
+    looks = settled if settled.size else span.looks
+    look = int(looks[np.argmax(falls[looks])])
     step, row, fall = int(trace.steps[look]), y[look], float(falls[look])
     exact = fall >= ZERO_DECADES
     fit = slope_along_depth(row)
