@@ -126,6 +126,22 @@ def detection_totals_table(data: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def detection_first_table(data: dict[str, Any]) -> str:
+    """The first reading of the evaluation half beside the present one."""
+    now = json.loads((RESULTS / "detection.json").read_text(encoding="utf-8"))["halves"]["evaluation"]["totals"]
+    rows = ["| | first reading, blind | after the repairs, no longer blind |", "|---|---|---|"]
+    for name in (
+        "recall",
+        "false alarms",
+        "right cause",
+        "right cause of those found",
+        "right site",
+        "early errors on well runs",
+    ):
+        rows.append(f"| {name} | {_rate(data['evaluation'][name])} | {_rate(now[name])} |")
+    return "\n".join(rows)
+
+
 def detection_rules_table(data: dict[str, Any]) -> str:
     """Per rule, on the evaluation half."""
     rows = [
@@ -382,6 +398,7 @@ def filled(text: str) -> str:
     makers = (
         ("overhead", overhead_table, "overhead"),
         ("detection", detection_table, "detection"),
+        ("detection first", detection_first_table, "detection_first_reading"),
         ("detection totals", detection_totals_table, "detection"),
         ("detection rules", detection_rules_table, "detection"),
         ("detection peers", detection_peers_table, "detection"),

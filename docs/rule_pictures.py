@@ -112,9 +112,8 @@ def _last_output(trace: Trace) -> FloatArray:
     return trace.varying_share[:, trace.chains[0][-1]]
 
 
-def _update(trace: Trace) -> FloatArray:
-    ratio = trace.log10_update_ratio[:, trace.parameters]
-    return 10.0 ** _most(ratio)
+def _size(log10: FloatArray) -> FloatArray:
+    return np.asarray(10.0 ** np.minimum(log10, 300.0))
 
 
 def _still(trace: Trace) -> FloatArray:
@@ -144,7 +143,10 @@ def _through_time(trace: Trace) -> FloatArray:
     """Decades gained (or lost) by the gradient over the whole sequence: recurrent modules, or cells that were unrolled."""
     decades = trace.time_decades[:, :, -1]
     if not np.isnan(decades).all():
-        return np.where(np.isnan(decades).all(axis=1), np.nan, np.nanmean(np.clip(decades, -45.0, 45.0), axis=1))
+        known = ~np.isnan(decades)
+        count = known.sum(axis=1)
+        total = np.where(known, np.clip(decades, -45.0, 45.0), 0.0).sum(axis=1)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
     calls = trace.unrolled[0]
     return np.clip(trace.log10_gradient[:, calls[0]] - trace.log10_gradient[:, calls[-1]], -45.0, 45.0)
 
@@ -213,10 +215,16 @@ PICTURES: dict[str, Picture] = {
         "largest share of saturated elements", _looks(lambda t: _most(t.saturated_share)), (rules.saturated_units.WARN_SHARE,)
     ),
     "learning-rate-too-high": Picture(
-        "largest update / weight", _looks(_update), (10.0**rules.learning_rate_too_high.LONG_STEP,), True
+        "update / weight of the middle matrix",
+        _looks(lambda t: _size(t.typical_step)),
+        (10.0**rules.learning_rate_too_high.LONG_STEP,),
+        True,
     ),
     "learning-rate-too-low": Picture(
-        "largest update / weight", _looks(_update), (10.0**rules.learning_rate_too_low.SHORT_STEP,), True
+        "largest update / weight of a matrix",
+        _looks(lambda t: _size(t.longest_step)),
+        (10.0**rules.learning_rate_too_low.SHORT_STEP,),
+        True,
     ),
     "disconnected-parameters": Picture(
         "share of the weights that did not move", _looks(_still), (rules.disconnected_parameters.LARGE_SHARE,)
@@ -265,7 +273,13 @@ def cases(rule: str) -> tuple[ZooRun, ZooRun]:
     own = sorted((r for r in runs if r.sick and r.rule == rule), key=lambda r: r.half != "calibration")
     if not own:
         raise SystemExit(f"no training of the zoo is labelled {rule}")
-    return own[0], next(r for r in runs if r.reference == own[0].name)
+    # clipping by value, say, leaves no norm to draw
+    drawn = next((r for r in own if np.isfinite(PICTURES[rule].series(_trace(r))[1]).any()), own[0])
+    return drawn, next(r for r in runs if r.reference == drawn.name)
+
+
+def _trace(run: ZooRun) -> Trace:
+    return gradiometer.load(recorded(run, run.seeds[0])[0]).trace
 
 
 def figure(rule: str) -> tuple[go.Figure, str]:
@@ -275,11 +289,12 @@ def figure(rule: str) -> tuple[go.Figure, str]:
     sick, well = cases(rule)
     ends: list[str] = []
     for run, colour, dash, word in ((well, WELL, "dash", "well"), (sick, SICK, "solid", "sick")):
-        trace = gradiometer.load(recorded(run, run.seeds[0])[0]).trace
-        x, y = picture.series(trace)
+        x, y = picture.series(_trace(run))
         if picture.log:
             y = np.where(np.isfinite(y), np.clip(y, FLOOR, CEILING), np.nan)
         y = np.where(np.isneginf(y), -45.0, y)
+        seen = ~np.isnan(y)  # what is measured in some looks only is joined over the others
+        x, y = x[seen], y[seen]
         mode = "lines" if x.size > 60 else "lines+markers"
         fig.add_scatter(x=x, y=y, mode=mode, name=word, line={"color": colour, "dash": dash, "width": 2.2}, marker={"size": 5})
         known = y[np.isfinite(y)]
@@ -313,7 +328,7 @@ def main() -> None:
             fig.write_html(path, include_plotlyjs=True, div_id="figure", config={"staticPlot": True})
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
             page.goto(path.as_uri())
-            page.wait_for_selector("#figure .scatterlayer .trace path")
+            page.wait_for_selector("#figure .scatterlayer .trace path", state="attached")  # a level line has no height
             options = {"format": "svg", "width": WIDTH, "height": HEIGHT}
             _, _, drawing = page.evaluate("options => Plotly.toImage('figure', options)", options).partition(",")
             (folder / f"{name}.svg").write_text(unquote(drawing), encoding="utf-8")

@@ -77,3 +77,23 @@ def test_links_lead_somewhere(document: Path) -> None:
 def test_decision_records_are_short() -> None:
     for path in (ROOT / "docs" / "decisions").glob("*.md"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 30, path.name
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: r.name)
+def test_every_rule_has_a_picture_of_its_own_sick_and_well_training(rule: object) -> None:
+    folder = ROOT / "docs" / "images" / "rules"
+    name = rule.name  # type: ignore[attr-defined]
+    drawn = (folder / f"{name}.svg").read_text(encoding="utf-8")
+    assert drawn.count('class="trace scatter') == 2, "run python docs/rule_pictures.py"
+    alt, sick, well = (folder / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    assert "sick: " in alt
+    assert "well: " in alt
+    assert "zoo/" in sick
+    assert "zoo/" in well
+    page = (ROOT / "docs" / "rules" / f"{name}.md").read_text(encoding="utf-8")
+    assert f"../images/rules/{name}.svg" in page
+
+
+def test_every_mistake_that_is_published_is_explained() -> None:
+    page = (ROOT / "docs" / "error-rates.md").read_text(encoding="utf-8")
+    assert "Not explained" not in page
