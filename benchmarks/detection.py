@@ -40,6 +40,9 @@ from gradiometer.types import Finding, Severity
 from zoo import ROOT, SEEDS, TIMEOUT, ZOO, ZooRun, last_number, read_labels
 
 RESULTS = ROOT / "benchmarks" / "results" / "detection.json"
+FIRST_READING = RESULTS.with_name("detection_first_reading.json")
+"""What the rules said when they saw the evaluation half for the first time (2026-11-24); it is never written again."""
+PEER_KEYS = ("peers", "same trainings", "same trainings, first reading")
 WORK = ROOT / "benchmarks" / ".work" / "detection"
 PREFIXES = 40
 """Steps, evenly among the looks, at which it is asked what the rules could have said by then."""
@@ -258,6 +261,13 @@ def peer_totals(jobs: Sequence[tuple[ZooRun, int]], said: Sequence[dict[str, Any
     return totals
 
 
+def first_reading(wanted: set[tuple[str, int]]) -> dict[str, Any]:
+    """Recall and false alarms of our own first, blind reading of the evaluation half, on these trainings and seeds."""
+    runs = [r for r in json.loads(FIRST_READING.read_text(encoding="utf-8"))["runs"] if (r["name"], r["seed"]) in wanted]
+    sick, well = ([r["verdict"] == "sick" for r in runs if r["label"] == label] for label in ("sick", "well"))
+    return {"recall": rate(sum(sick), len(sick)), "false alarms": rate(sum(well), len(well))}
+
+
 # ---- rates -------------------------------------------------------------------------------------------------------------
 
 
@@ -384,6 +394,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document["peers"] = peer_totals(judged, said)
         ours = {(r.name, r.seed): r for r in results}
         same = [ours[run.name, seed] for run, seed in judged]
+        document["same trainings, first reading"] = first_reading({(run.name, seed) for run, seed in judged})
         document["same trainings"] = {k: v for k, v in totals(same).items() if k in ("recall", "false alarms", "trainings")}
         for peer, numbers in document["peers"].items():
             show(peer, numbers)
@@ -410,7 +421,7 @@ def _write(document: dict[str, Any], results: Sequence[Result], seeds: int) -> N
         "seeds": seeds,
     }
     if "peers" not in document and "peers" in before:
-        document |= {key: before[key] for key in ("peers", "same trainings")}  # as they were when both were run
+        document |= {key: before[key] for key in PEER_KEYS}  # as they were when both were run
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     rows = [asdict(replace(r, sentences=r.sentences[:3])) for r in results]
     RESULTS.write_text(json.dumps({**facts, **document, "runs": rows}, indent=1) + "\n", encoding="utf-8")

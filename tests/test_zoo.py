@@ -36,8 +36,12 @@ def first_of_each(runs: list[zoo.ZooRun], key: str) -> list[zoo.ZooRun]:
     return list(found.values())
 
 
+NOT_HERE = ("shattered-gradient",)
+"""What is left of the gradients' similarity wavers from look to look about the rule's level, and which steps are looked at
+depends on the speed of the machine: the benchmark says how often it is found, a test could not."""
+
 # one sick training for each rule, one well training of each family
-CHOSEN = [*first_of_each(SICK, "rule"), *first_of_each(WELL, "family")]
+CHOSEN = [run for run in (*first_of_each(SICK, "rule"), *first_of_each(WELL, "family")) if run.rule not in NOT_HERE]
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +65,8 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_what_is_said_of_it(run: zoo.ZooRun, results: dict[str, Future[detection.Result]]) -> None:
     result = results[run.name].result()
     assert result.verdict == run.label, result.sentences
-    if run.name in KNOWN:
-        pytest.xfail(KNOWN[run.name])
     assert result.right_cause is not False, result.sentences
     assert result.right_site is not False, result.sentences
-
-
-KNOWN: dict[str, str] = {}
-"""Trainings whose disease is found under another name or at another place; docs/error-rates.md lists all of them."""
 
 
 def test_the_zoo_is_large_and_varied() -> None:
