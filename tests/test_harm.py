@@ -173,11 +173,22 @@ def test_a_child_process_that_trains(method: str, runner: Runner) -> None:
     assert len(list(watched.record.glob("*.frames"))) == (2 if method == "fork" else 1)
 
 
+def _without_torchs_abort(runner: Runner, words: list[str], *, watched: bool) -> Ended:
+    """Run it again when torch aborted while it ended, as it does about once in ten or twenty runs, with us and without."""
+    for attempt in range(4):
+        own = Runner(runner.folder / f"attempt-{attempt}-{watched}")
+        own.folder.mkdir()
+        ended = own(words, watched=watched)
+        if b"terminate called without an active exception" not in ended.err:
+            break
+    return ended
+
+
 @pytest.mark.processes
 def test_torchrun_with_two_ranks(runner: Runner) -> None:
     torchrun = str(Path(sys.executable).parent / "torchrun")
     words = [torchrun, "--standalone", "--nproc_per_node", "2", str(SCRIPTS / "distributed.py"), "saved"]
-    plain, watched = (runner(words, watched=w) for w in (False, True))
+    plain, watched = (_without_torchs_abort(runner, words, watched=w) for w in (False, True))
     assert (plain.status, watched.status) == (0, 0), (plain.err + watched.err).decode()
     assert plain.out == watched.out
     for rank in (0, 1):
