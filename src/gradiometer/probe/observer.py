@@ -102,7 +102,6 @@ class Observer:
         self._trailing: Look | None = None
         self._trail: Trail | None = None
         self._burst = 0
-        self._look_count = 0
         self._new_step()
 
     # ---- steps and looks -------------------------------------------------------------------------------------------
@@ -157,7 +156,6 @@ class Observer:
         else:
             self.recorder.flush_if_due()
         if look is not None:
-            self._look_count += 1
             self._sampler.looked(self._step, self.own_seconds - self._own_before, self.recorder.stride)
         self._trailing = look
         self._step += 1

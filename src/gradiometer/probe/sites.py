@@ -222,9 +222,8 @@ class Names:
 
 def _place_within(root: nn.Module, module: nn.Module) -> str | None:
     """Where ``module`` is kept below ``root``: as one of its modules, or in a plain list, tuple or dict of one of them."""
-    for name, inner in root.named_modules():
-        if inner is module:
-            return name
+    if (registered := _registered_within(root, module)) is not None:
+        return registered
     for name, inner in root.named_modules():
         front = f"{name}." if name else ""
         for attribute, value in list(inner.__dict__.items()):

@@ -33,7 +33,7 @@ from typing import Final
 import numpy as np
 
 from gradiometer.record.losses import Losses
-from gradiometer.record.trace import Trace
+from gradiometer.record.trace import LONG_STEP, Trace
 from gradiometer.rules.judging import factor
 from gradiometer.types import Evidence, Finding, Severity
 
@@ -49,8 +49,6 @@ FELL: Final = 0.5
 """Share by which it must have fallen for that to count."""
 NOISE_SIGMA: Final = 5.0
 """Robust deviations of a single loss by which the end stands out."""
-LONG_STEP: Final = -1.0
-"""log10 of update / weight, a hundred times the usual (CS231n notes)."""
 GROWN: Final = 3.0
 """The middle weight matrix has grown to this many times its size (ours; healthy trainings reach twice)."""
 CLIMBING: Final = 0.25

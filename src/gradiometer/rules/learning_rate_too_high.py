@@ -41,14 +41,12 @@ import numpy as np
 
 from gradiometer.record.depth import falls_towards_input
 from gradiometer.record.frames import Flag
-from gradiometer.record.trace import BoolArray, Trace
+from gradiometer.record.trace import LONG_STEP, BoolArray, Trace
 from gradiometer.rules.judging import factor
 from gradiometer.types import Evidence, Finding, Severity
 
 NAME: Final = "learning-rate-too-high"
 
-LONG_STEP: Final = -1.0
-"""log10 of update / weight: a hundred times the usual thousandth (CS231n notes)."""
 THROWN: Final = -0.3
 """Half of its size in one step. Ours: in sweeps over learning rates no training that learned well took steps this long."""
 RISE: Final = 1.0

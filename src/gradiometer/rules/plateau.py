@@ -33,7 +33,7 @@ from typing import Final
 
 import numpy as np
 
-from gradiometer.record.trace import SETTLE, Trace
+from gradiometer.record.trace import LONG_STEP, SETTLE, Trace
 from gradiometer.rules.judging import plural
 from gradiometer.types import Evidence, Finding, Severity
 
@@ -55,8 +55,6 @@ DRIFT_SIGMA: Final = 4.0
 """A fall of this many standard errors is a fall, however small."""
 MIN_WAY: Final = 0.5
 """Sum of update / weight below which the steps are too short to tell (the same level as for a low learning rate)."""
-LONG_STEP: Final = -1.0
-"""log10 of update / weight from which steps may be what is wrong."""
 RISE: Final = 1.0
 """A loss that rose to twice its first value was thrown, and is no plateau."""
 
