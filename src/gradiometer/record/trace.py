@@ -22,10 +22,14 @@ half of the zoo have fallen clearly by then."""
 
 TASK_JUMP: Final = 10.0
 """A loss that is this many times what it was, from one step to the next, after steps of ordinary length."""
+TASK_MEMORY: Final = 50
+"""Losses before a jump that it must stand out from."""
 NEAR_STEPS: Final = 20
 """Steps around a jump that belong to it."""
 LONG_STEP: Final = -1.0
 """log10 of update / weight: a hundred times the usual thousandth (CS231n notes)."""
+HALF_WAY: Final = 0.5
+"""Share of its start that a loss must have lost for what is ill with a training not to matter much (ours)."""
 RELEARNED: Final = 0.5
 """The loss has halved since the task changed."""
 
@@ -406,6 +410,23 @@ class Trace:
         """
         return any(losses.learning.clear for losses in self.losses) and not self.at_chance
 
+    @property
+    def classes(self) -> int:
+        """Outputs of the last dense layer: the classes of a classifier; 0 where there is no such layer."""
+        heads = self.with_role(Role.LINEAR)
+        return self.sites[int(heads[-1])].units if heads.size else 0
+
+    @cached_property
+    def fall_from_guessing(self) -> float:
+        """How far the loss has fallen from what guessing costs (ln K), where it began above that; else `Learning.fall`.
+
+        Weights that are far too large make the loss of the start large too, and most of its fall is the way back from there.
+        """
+        guess = float(np.log(self.classes)) if self.classes > 1 else float("inf")
+        if len(self.losses) > 1 or not self.learning.start > guess:
+            return self.learning.fall
+        return 1.0 - self.learning.end / guess
+
     @cached_property
     def at_chance(self) -> bool:
         """Whether the loss ends at the chance level: between 0.9 and 1.5 ln K, K being the width of the last dense layer.
@@ -413,8 +434,7 @@ class Trace:
         Below chance a classifier has learned something; far above it the loss is of another kind. For one output that is a
         yes or a no the level is ln 2, and the loss must stand right there, as that of a regression may pass by.
         """
-        heads = self.with_role(Role.LINEAR)
-        classes = self.sites[int(heads[-1])].units if heads.size else 0
+        classes = self.classes
         end, noise = self.learning.end, self.learning.noise
         if len(self.losses) > 1 or classes < 1:
             return False
@@ -433,6 +453,12 @@ class Trace:
         still = len(self.losses) == 1 and bool(np.isfinite(self.learning.fall)) and not self.learned
         return (still and not self.too_early and not self.relearned) or (broken.size > 0 and bool(broken.all()))
 
+    @cached_property
+    def suffers(self) -> bool:
+        """Whether it failed, or ended with more than half of its loss: what is ill with it then is more than a blemish."""
+        half_way = len(self.losses) == 1 and not self.learning.signless and self.learning.fall < HALF_WAY
+        return self.stalled or (half_way and not self.running and not self.relearned)
+
     @property
     def too_early(self) -> bool:
         """Whether the training goes on and is so young that a loss which has not fallen yet is no failure."""
@@ -440,24 +466,30 @@ class Trace:
 
     @cached_property
     def task_changed(self) -> int:
-        """The step at which the loss jumped to another level because the task did; -1 if it never did.
+        """The last step at which the loss jumped to another level because the task did; -1 if it never did.
 
-        A jump at once, after steps of ordinary length, that does not come down to where it was: other data, a larger
-        scale, a new phase of a curriculum. What the loss was before says nothing of what it should be after.
+        A jump at once, after steps of ordinary length, beyond nearly all the losses before it and to where it does not come
+        down from: other data, a larger scale, a new phase of a curriculum. What the loss was before says nothing of what
+        it should be after.
         """
         losses = self.only_losses
-        if losses is None:
+        if losses is None or losses.value.size < 2 * NEAR_STEPS:
             return -1
+        value = losses.value
+        recent = np.maximum(value[SETTLE - 1 : -1], value[:-SETTLE])
+        jumps = SETTLE + np.flatnonzero((value[SETTLE:] > TASK_JUMP * recent) & (value[:-SETTLE] > 0.0))
         long = self.steps[np.asarray(self.typical_step >= LONG_STEP)]
-        for spike in losses.spikes:
-            at = int(np.searchsorted(losses.step, spike.step))
-            after = losses.value[at:]
-            thrown = bool(((long > spike.step - NEAR_STEPS) & (long < spike.step)).any())
-            if after.size >= NEAR_STEPS and not thrown and after[0] > TASK_JUMP * spike.level > 0.0:
-                calm = np.median(np.lib.stride_tricks.sliding_window_view(after, SETTLE), axis=1)
-                if float(calm.min()) > TASK_JUMP * spike.level:
-                    return spike.step
-        return -1
+        found = -1
+        for at in (int(j) for j in jumps):
+            step, before, after = int(losses.step[at]), value[max(0, at - TASK_MEMORY) : at], value[at:]
+            thrown = bool(((long > step - NEAR_STEPS) & (long < step)).any())
+            if after.size < NEAR_STEPS or before.size < NEAR_STEPS or thrown:
+                continue
+            level, high = float(np.median(before)), float(np.percentile(before, 95))
+            calm = np.median(np.lib.stride_tricks.sliding_window_view(after, SETTLE), axis=1)
+            if value[at] > TASK_JUMP * high and float(calm.min()) > TASK_JUMP * level > 0.0:
+                found = step
+        return found
 
     @cached_property
     def relearned(self) -> bool:

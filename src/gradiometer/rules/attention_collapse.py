@@ -13,7 +13,9 @@ How we tell:
     than 0.99 on one entry, in at least half of the attention layers, lasting to the end; and a loss that has not
     fallen, or that ends well above the best it had. Heads of a trained model are rightly sharp, and say nothing while it trains
     well. Rows that are choices before the first step have learned none: a warning, and an error where they never
-    open and the loss has not fallen by nine tenths. Logits in the tens of thousands are a warning.
+    open and the loss has not fallen by nine tenths. With few places to look at some rows are undecided by chance; there
+    logits above 50 from the first step on, and less than half of the entropy, are enough in a training that fails. Logits in
+    the tens of thousands are a warning.
 
 When it is wrong:
     A task that is solved by copying and fails for another reason.
@@ -46,6 +48,10 @@ SPREAD: Final = 0.1
 """Ours: the entropy of a row that has nine tenths on one of 64 entries is about 0.15 of the largest possible."""
 PEAKED: Final = 0.8
 """Ours: four rows of five with more than 0.99 on one entry."""
+STEEP_LOGIT: Final = 50.0
+"""Ours: of two logits that lie tens apart the softmax passes less than 1e-9 of the gradient."""
+HALF_SPREAD: Final = 0.5
+"""Ours: rows start near 1, whatever there is to look at."""
 HUGE_LOGIT: Final = 1e4
 """Wortsman et al. 2023: trainings become unstable near there."""
 FROZEN: Final = 0.03
@@ -72,6 +78,9 @@ def find(trace: Trace) -> list[Finding]:
     with np.errstate(divide="ignore", invalid="ignore"):
         peaked = trace.values["attention_peaked"][:, index] / trace.values["attention_rows"][:, index]
     ill = np.asarray((spread <= SPREAD) | (peaked >= PEAKED))
+    steep = np.asarray((spread <= HALF_SPREAD) & (logit >= STEEP_LOGIT))
+    if trace.stalled and trace.steps[0] == 0 and np.count_nonzero(steep[0]) * 2 >= index.size:
+        ill |= steep
     huge = np.asarray(logit >= HUGE_LOGIT)
     known = ~np.isnan(spread)
     most = np.count_nonzero(ill & known, axis=1) * 2 >= np.maximum(np.count_nonzero(known, axis=1), 1)
@@ -79,7 +88,7 @@ def find(trace: Trace) -> list[Finding]:
     born = bool(collapsed.size and trace.steps[0] == 0 and collapsed[0])
     frozen = np.count_nonzero((spread <= FROZEN) & known, axis=1) * 2 >= np.maximum(np.count_nonzero(known, axis=1), 1)
     stuck = born and bool(np.all(frozen | ~known.any(axis=1))) and trace.learning.fall < LEARNED_WELL
-    fails = trace.stalled or _undone(trace) or stuck
+    fails = trace.stalled or _undone(trace) or stuck or (born and trace.suffers)
     collapse = fails or born
     held = collapsed if collapse else huge.any(axis=1)
     span = trace.span(np.asarray(held), np.asarray(np.any(trace.recorded[Group.ATTENTION][:, index], axis=1)))

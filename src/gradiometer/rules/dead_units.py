@@ -118,7 +118,7 @@ def _silent_since(trace: Trace, onset: int, sites: IntArray) -> int:
 
 
 def _severity(trace: Trace, span: Span, *, severe: bool, noticeable: bool) -> Severity:
-    if span.at_end and trace.stalled and severe:
+    if span.at_end and trace.suffers and severe:
         return Severity.ERROR
     return Severity.WARNING if noticeable or not trace.learned else Severity.INFO
 

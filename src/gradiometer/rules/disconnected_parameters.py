@@ -51,6 +51,10 @@ LARGE_SHARE: Final = 0.2
 """Ours: less than a fifth of the weights left at random is no reason for a training to fail."""
 FAR_FALL: Final = 0.5
 """Ours: a loss that has not halved, where an optimizer holds these weights and so somebody meant them to move."""
+DRAWN_SIGMA: Final = 4.0
+"""Standard errors within which the mean square of a matrix must be that of PyTorch's default, 1 / (3 fan_in)."""
+DRAWN_ELEMENTS: Final = 2000
+"""Elements of such matrices, together, that it takes to say so."""
 MIN_LOOKS: Final = 2
 """One look is never enough: an optimizer may be made later, an expert may have no example in one batch."""
 MIN_ZERO_LOOKS: Final = 3
@@ -171,10 +175,12 @@ def _case(
     meant = not trace.flagged(Flag.UNOWNED)[:, index].any()
     poor = bool(trace.learning.fall < FAR_FALL) and not trace.too_early
     severity = Severity.INFO if unused and trace.learned and not poor else Severity.WARNING
-    if share >= LARGE_SHARE and (certain or trace.stalled or (meant and poor)):
+    fresh = not unused and _fresh(trace, index)
+    if share >= LARGE_SHARE and (certain or trace.stalled or fresh or (meant and poor)):
         severity = Severity.ERROR
     percent = f"{100 * share:.0f} %" if share >= 0.01 else "less than 1 %"
-    sentence = f"{who}, from step {first} on: {percent} of the weights stay what they are."
+    stay = "the random numbers they were drawn as" if fresh else "what they are"
+    sentence = f"{who}, from step {first} on: {percent} of the weights stay {stay}."
     finding = Finding(
         rule=NAME,
         severity=severity,
@@ -197,6 +203,21 @@ def _case(
         peak=first,
     )
     return Case(finding, share)
+
+
+def _fresh(trace: Trace, index: IntArray) -> bool:
+    """Whether parameters look as if they had been drawn and never trained: zero biases, or matrices of PyTorch's own size."""
+    looks = np.argmax(trace.recorded[Group.PARAMETER][:, index], axis=0)
+    square, count = trace.values["weight_sumsq"][looks, index], trace.values["weight_count"][looks, index]
+    biases = np.array([trace.sites[int(i)].name.endswith("bias") for i in index], dtype=np.bool_)
+    if np.count_nonzero(biases) >= MIN_LOOKS and bool(np.all(square[biases] == 0.0)):
+        return True
+    fan_in = np.array([trace.sites[int(i)].fan_in for i in index], dtype=np.float64)
+    drawn = (fan_in > 0) & (count > 0)
+    if np.count_nonzero(drawn) < MIN_LOOKS or float(count[drawn].sum()) < DRAWN_ELEMENTS:
+        return False
+    ratio = 3.0 * fan_in[drawn] * square[drawn] / count[drawn]
+    return bool(np.all(np.abs(ratio - 1.0) <= DRAWN_SIGMA * np.sqrt(0.8 / count[drawn])))  # 0.8: kurtosis of the uniform law
 
 
 def _cut(trace: Trace, trainable: IntArray, looked: BoolArray) -> Case | None:

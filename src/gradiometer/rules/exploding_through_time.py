@@ -11,7 +11,8 @@ Why it hurts:
 How we tell:
     For nn.RNN, nn.LSTM and nn.GRU the gradient of the last state with respect to earlier ones, an eighth of the sequence
     at a time; for a cell that is called in a loop, the gradients of its outputs in the order of the calls. It is an error
-    where the loss does not fall or is no number any more, and a warning where the training copes, with clipping say.
+    where the loss does not fall or is no number any more, or where it lasts and less than half of the loss is gone at the
+    end; a warning where the training copes, with clipping say.
 
 When it is wrong:
     A loop in which early steps feed many losses: their gradients add up, which is growth by the number of steps, about
@@ -44,7 +45,6 @@ WARN_DECADES: Final = 2.5
 """Ours: gradients of a hundred losses that add up make two decades without any growth."""
 EXTREME_DECADES: Final = 4.0
 """As for exploding gradient: the first look alone counts where the training fails, as the next may find no number."""
-
 HELPS: Final = (
     "clip the norm of the gradient",
     "initialise the recurrent weights orthogonal, with a spectral radius of at most 1",
@@ -64,7 +64,7 @@ def _judge(trace: Trace, layer: Recurrence) -> Case | None:
         return None
     look = int(span.looks[np.argmax(layer.rises[span.looks])])
     step, rise = int(trace.steps[look]), float(layer.rises[look])
-    fails = trace.stalled and (span.at_end or broke_the_start(trace, span))
+    fails = (trace.suffers and span.at_end) or (trace.stalled and (span.at_end or broke_the_start(trace, span)))
     clipped = bool(np.isfinite(trace.ledger["clip_threshold"]).any())
     sentence = (
         f"The gradient of `{layer.sites[0]}` grows through time: by {rise:.1f} decades over {layer.length} steps on its way "

@@ -49,6 +49,12 @@ NAME: Final = "learning-rate-too-high"
 
 THROWN: Final = -0.3
 """Half of its size in one step. Ours: in sweeps over learning rates no training that learned well took steps this long."""
+SHAKEN: Final = -0.5
+"""A third of its size in one step."""
+WHOLE: Final = 0.0
+"""log10 of update / weight: all of its size in one step."""
+BLOWN: Final = 9.0
+"""The loss is ten times its first value right after the first step."""
 RISE: Final = 1.0
 """The loss rose to twice its first value. Ours: single batches of a regression reach 1.8 times without any long step."""
 BEYOND: Final = -0.3
@@ -79,7 +85,7 @@ def find(trace: Trace) -> list[Finding]:
     if recovered:  # what the loss did from there on is not the doing of the steps before
         trace = trace.until(trace.task_changed - 1)
     size = trace.typical_step
-    if not trace.steps.size or not np.isfinite(size).any() or _ill_from_the_start(trace):
+    if not trace.steps.size or not np.isfinite(size).any() or (_ill_from_the_start(trace) and not _blown_up_at_once(trace)):
         return []
     overshoot = trace.overshoot
     long = np.asarray(size >= LONG_STEP)
@@ -96,7 +102,10 @@ def find(trace: Trace) -> list[Finding]:
     rise = _rise(trace)
     rose = rise >= RISE
     failed = not recovered and (trace.stalled or (rose and (_still_up(trace) or _cut_off(trace))))
-    evidence_count = int(thrown) + int(bounces or violent) + int(rose) + int(_undone(trace, int(trace.steps[long][0])))
+    undone = _undone(trace, int(trace.steps[long][0]))
+    # shaken so, a network that was in order, is no more, and does not learn, says it twice
+    shaken = undone and trace.stalled and bool(np.nanmax(size) >= SHAKEN)
+    evidence_count = int(thrown) + int(bounces or violent) + int(rose) + int(undone) + int(shaken)
     if evidence_count < 2 or not (rose or failed):
         return []
     looks = np.flatnonzero(long)
@@ -135,7 +144,7 @@ def find(trace: Trace) -> list[Finding]:
     finding = Finding(
         rule=NAME,
         severity=severity,
-        confidence=0.9 if evidence_count == 3 else 0.75,
+        confidence=0.9 if evidence_count >= 3 else 0.75,
         sites=trace.names(guilty),
         steps=(first, int(trace.steps[looks[-1]])),
         sentence=sentence,
@@ -151,6 +160,14 @@ def find(trace: Trace) -> list[Finding]:
 def _ill_from_the_start(trace: Trace) -> bool:
     """Whether the network was out of order before a step could have done anything."""
     return bool(trace.steps[0] == 0 and not trace.sound_depth[0])
+
+
+def _blown_up_at_once(trace: Trace) -> bool:
+    """Whether the very first step moved the weights by more than their size and the loss was far above its start after it."""
+    losses = trace.only_losses
+    if losses is None or losses.value.size < 2 or not trace.typical_step[0] >= WHOLE:
+        return False
+    return bool(float(losses.value[1] - losses.value[0]) > BLOWN * losses.unit)
 
 
 def _undone(trace: Trace, first: int) -> bool:

@@ -15,7 +15,10 @@ How we tell:
     else something else holds the training up. A learning rate that is still warming up is not judged. Stopping early is
     told by updates and learning rate that have fallen to a thousandth while a third of the run or more was still to come.
     It is an error where the loss has not fallen clearly and either stands at the level of guessing or still falls as
-    steadily as at first: a loss that levels off may be all there is to reach.
+    steadily as at first: a loss that levels off may be all there is to reach. However far the weights went: where three of
+    four steps find four fifths of their slope still there behind them, and the loss has not fallen, the steps were
+    a fifth of what the slope allows or less. A schedule that ran out is an error too where less than half of the loss was
+    gone when it did.
 
 When it is wrong:
     Fine-tuning moves weights little on purpose; it is judged by its loss only. A run that was stopped after a few steps.
@@ -58,6 +61,14 @@ STOPPED_SHARE: Final = 0.3
 """Share of the run that lies behind the stop."""
 STRAIGHT: Final = 0.5
 """A middle overshoot above this says that the steps could be longer even if the loss is too noisy to show a fall (ours)."""
+WHOLE_SLOPE: Final = 0.8
+"""Overshoot that three of four steps stay above: a step that is a fifth of the way to the bottom (ours)."""
+MANY_LOOKS: Final = 8
+"""Overshoots that it takes to say so."""
+RISE: Final = 1.0
+"""A loss that rose to twice its first value is not creeping down."""
+STOPPED_EARLY: Final = 0.5
+"""Share of the run behind the stop that is an error where less than half of the loss was gone."""
 UNDER_WAY: Final = 0.1
 """Share of its start that the loss of a training that learns still fell over the last half, to be worth a word."""
 HALF: Final = 0.5
@@ -101,16 +112,18 @@ def _stopped(trace: Trace) -> list[Finding]:
         return []
     before = trace.until(stop - 1).only_losses if stop else None
     falling = before is not None and before.drift() > DRIFT_SIGMA * before.drift_error()
-    if trace.learned and not falling:
+    cut_short = share >= STOPPED_EARLY and trace.learning.fall < HALF and not trace.running
+    if trace.learned and not falling and not cut_short:
         return []  # it had arrived
     # a flat loss that is not at chance may have been at its end when the run was resumed
     far = trace.at_chance or falling or not moving.size
-    severity = Severity.ERROR if trace.stalled and far else Severity.WARNING
+    severity = Severity.ERROR if (trace.stalled and far) or (trace.learned and cut_short) else Severity.WARNING
     last = float(left[-1])
     how = "zero" if np.isneginf(last) else f"{factor(last)} of its largest"
     what = "it was never more than zero" if np.isneginf(left).all() else f"the learning rate has fallen to {how}"
     sentence = f"The weights stand still from step {stop} on, for {100 * share:.0f} % of the run: {what}"
-    sentence += ", and the loss has hardly fallen by then." if trace.stalled else ", while the loss was still falling."
+    course = "while the loss was still falling" if falling else f"and the loss has fallen by {100 * trace.learning.fall:.0f} %"
+    sentence += ", and the loss has hardly fallen by then." if trace.stalled else f", {course}."
     evidence = (
         Evidence(
             "share of the run in which the learning rate is below a thousandth of its largest, or the updates are zero",
@@ -129,9 +142,12 @@ def _slow(trace: Trace, losses: Losses) -> list[Finding]:
     middle = float(np.median(trace.pace))
     settled = trace.steps >= SETTLE
     sound = bool(np.mean(trace.sound_depth[settled]) > 0.5) if settled.any() else False
-    if middle > SHORT_STEP or trace.travel > SHORT_WAY or not sound or (trace.running and trace.warming_up):
-        return []
     overshoot = trace.overshoot[np.isfinite(trace.overshoot)]
+    left = float(np.percentile(overshoot, 25)) if overshoot.size >= MANY_LOOKS else float("nan")
+    straight = trace.stalled and left >= WHOLE_SLOPE and losses.above_start < RISE
+    short = middle <= SHORT_STEP and trace.travel <= SHORT_WAY
+    if not (short or straight) or not sound or (trace.running and trace.warming_up):
+        return []
     known = overshoot.size >= MIN_LOOKS
     bend = float(np.median(overshoot)) if known else float("nan")
     drift, error = losses.drift(), losses.drift_error()
@@ -140,7 +156,7 @@ def _slow(trace: Trace, losses: Losses) -> list[Finding]:
     falling = drift > DRIFT_SIGMA * error
     whole = losses.drift(1.0)
     steady = falling and whole > 0.0 and drift >= STEADY * whole
-    if trace.stalled and (steady or (trace.at_chance and known)):
+    if trace.stalled and (steady or (trace.at_chance and known) or (straight and not short)):
         severity = Severity.WARNING if trace.running else Severity.ERROR
     elif (trace.stalled and (falling or (known and bend > STRAIGHT))) or (
         falling and drift > UNDER_WAY and losses.learning.fall < HALF
@@ -149,12 +165,11 @@ def _slow(trace: Trace, losses: Losses) -> list[Finding]:
     else:
         return []
     run = plural(trace.steps_seen, "step", "steps")
-    moved = f"over {run} no weight matrix can have moved by more than {100 * trace.travel:.2g} %"
+    moved = f"so that over {run} no weight matrix can have moved by more than {100 * trace.travel:.2g} % of its size"
+    if not short:
+        moved = f"and after three of four steps {100 * left:.0f} % or more of the slope is still there"
     course = "still falls steadily" if falling else "has hardly moved"
-    sentence = (
-        f"The steps are too short: update / weight is {size(middle)} where it is largest, so that {moved} of its size; "
-        f"the loss {course}."
-    )
+    sentence = f"The steps are too short: update / weight is {size(middle)} where it is largest, {moved}; the loss {course}."
     evidence = [
         _way(trace),
         Evidence(

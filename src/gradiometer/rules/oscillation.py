@@ -13,8 +13,10 @@ How we tell:
     twentieth of what the loss was at the start, or more than half of the level itself, and the level has no downward
     slope. It is an error only where the loss has not fallen clearly. Bouncing with a loss that declines is how trainings at
     the edge of stability and with momentum work, and is not reported. With a momentum of 0.97 and more the swings are
-    longer than a step: then the level itself (medians of ten steps) must go up and down in waves that are coherent, a tenth
-    of it large, and no lower at the end than half of what they were.
+    longer than a step: then the log of the loss, less its trend, must go up and down in waves of one length, three of
+    them or more, a tenth of the level large, while the level is not yet near zero. Batches of one or a few examples swing
+    the loss by themselves; there it takes jumps beyond that noise, again and again in every third of the run, steps that are
+    long, and a level that has stopped falling far above zero.
 
 When it is wrong:
     Data that come in an order (all of one class, then all of another) swing the loss by themselves.
@@ -35,7 +37,8 @@ from typing import Final
 import numpy as np
 
 from gradiometer.record.losses import Losses
-from gradiometer.record.trace import Trace
+from gradiometer.record.trace import FloatArray, Trace
+from gradiometer.rules.judging import factor
 from gradiometer.types import Evidence, Finding, Severity
 
 NAME: Final = "oscillation"
@@ -52,11 +55,21 @@ HEAVY: Final = 0.97
 """Momentum from which a step is the sum of more than thirty gradients, and the way to the bottom is overrun by as many
 steps. 0.9 is usual."""
 WAVES: Final = 0.1
-"""Robust deviation of the level about its slope, as a share of the level (ours)."""
-COHERENT: Final = 0.4
-"""Correlation of the level with itself one part later: waves have it, noise does not (ours)."""
-WAVE_PART: Final = 10
-"""Steps whose median is the level."""
+"""Root mean square of the waves, as a share of the level (ours)."""
+ONE_LENGTH: Final = 0.35
+"""Share of the power of the log loss about its trend that lies in one narrow band: noise has a tenth (ours)."""
+CYCLES: Final = 3
+"""Waves that it takes, in the last two thirds of the run; the trend itself bends once."""
+SHORTEST: Final = 4
+"""Steps of the shortest wave; what is shorter goes from step to step and is found by the overshoot."""
+JUMPS: Final = 12
+"""Jumps of the loss in a run; single corrupt batches and their echoes make fewer (well trainings of the zoo: 6 at most)."""
+JUMPS_EACH: Final = 3
+"""Jumps in every third of the run: it does not settle."""
+JUMP_STEP: Final = -2.2
+"""log10 of update / weight of the middle matrix that a quarter of the steps go beyond (about a thousandth is usual)."""
+JUMP_LEVEL: Final = 0.15
+"""Level, as a share of the start, above which such jumps are no rare bad examples of a training that has arrived."""
 UNDONE: Final = 0.1
 """A level below this share of the start is low enough for its waves not to matter."""
 MIN_LOOKS: Final = 5
@@ -82,7 +95,7 @@ def find(trace: Trace) -> list[Finding]:
     losses = trace.only_losses
     if losses is None or losses.value.size < MIN_STEPS or not losses.blocks.size:
         return []
-    return _step_by_step(trace, losses) or _in_long_waves(trace, losses)
+    return _step_by_step(trace, losses) or _in_long_waves(trace, losses) or _in_jumps(trace, losses)
 
 
 def _step_by_step(trace: Trace, losses: Losses) -> list[Finding]:
@@ -142,31 +155,23 @@ def _in_long_waves(trace: Trace, losses: Losses) -> list[Finding]:
     momentum = max((float(o.get("momentum", 0.0)) for o in options if isinstance(o, dict)), default=0.0)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
     if momentum < HEAVY or not losses.unit:
         return []
-    parts = np.array([np.median(p) for p in np.array_split(losses.value, max(losses.value.size // WAVE_PART, 1))])
-    later = parts[parts.size // 3 :]
-    if later.size < 12:
+    later = losses.value[losses.value.size // 3 :]
+    if later.size < MIN_STEPS or not bool((later > 0.0).all()):
         return []
-    x = np.arange(later.size)
-    slope, offset = np.polyfit(x, later, 1)
-    waves = later - (slope * x + offset)
-    level, spread = abs(float(np.median(later))), float(np.sqrt(np.mean(waves**2)))
-    if not np.isfinite(spread) or not spread or not level:
-        return []
-    coherence = float(np.mean(waves[1:] * waves[:-1]) / spread**2)
-    third = max(later.size // 3, 1)
-    lasting = float(np.median(later[-third:])) > 0.5 * float(np.median(later[:third]))
-    if spread < WAVES * level or coherence < COHERENT or not lasting or level < UNDONE * losses.unit:
+    share, size = _waves(np.log(later))
+    level = abs(losses.learning.end)
+    if size < WAVES or share < ONE_LENGTH or level < UNDONE * losses.unit:
         return []
     begin, last = int(losses.step[losses.step.size // 3]), int(trace.ledger.step[-1])
     sentence = (
-        f"The loss goes up and down in waves of {100 * spread / level:.0f} % of its level and does not settle: a momentum of "
+        f"The loss goes up and down in waves of {100 * size:.0f} % of its level and does not settle: a momentum of "
         f"{momentum:g} makes every step the sum of some {1.0 / (1.0 - momentum):.0f} gradients and overruns the bottom."
         if momentum < 1.0
         else "The loss goes up and down in waves and does not settle: a momentum of 1 never loses its speed."
     )
     evidence = (
-        Evidence("waves of the level (medians of ten steps) about its slope, as a share of it", spread / level, WAVES, "ours"),
-        Evidence("correlation of the level with itself ten steps later", coherence, COHERENT, "ours", "0 is noise"),
+        Evidence("root mean square of the waves of the loss about its trend, as a share of its level", size, WAVES, "ours"),
+        Evidence("share of the power about the trend in waves of one length", share, ONE_LENGTH, "ours", "0.1 is noise"),
         Evidence("momentum", momentum, HEAVY, "0.9 is usual (Qian 1999)", "the same waves at a momentum of 0.9"),
     )
     finding = Finding(
@@ -179,5 +184,62 @@ def _in_long_waves(trace: Trace, losses: Losses) -> list[Finding]:
         evidence=evidence,
         helps=_HELPS_MOMENTUM,
         peak=last,
+    )
+    return [finding]
+
+
+def _waves(y: FloatArray) -> tuple[float, float]:
+    """Of a series less its bent trend: the share of its power in the strongest narrow band, and the rms of that part."""
+    x = np.linspace(-1.0, 1.0, y.size)
+    rest = y - np.polyval(np.polyfit(x, y, 2), x)
+    power = np.abs(np.fft.rfft(rest * np.hanning(rest.size))) ** 2
+    bands = power[CYCLES : rest.size // SHORTEST]
+    total = float(power[1:].sum())
+    if not bands.size or not np.isfinite(total) or total <= 0.0:
+        return 0.0, 0.0
+    top = CYCLES + int(np.argmax(bands))
+    share = float(power[max(top - 2, 1) : top + 3].sum()) / total
+    return share, float(np.sqrt(np.mean(rest**2) * share))
+
+
+def _in_jumps(trace: Trace, losses: Losses) -> list[Finding]:
+    """Steps that are long for what a small batch can tell: the loss jumps again and again, to the end."""
+    moved = losses.learning
+    level = moved.end / losses.unit if losses.unit else float("nan")
+    when = np.array([spike.step for spike in losses.spikes], dtype=np.int64)
+    steps = trace.typical_step[np.isfinite(trace.typical_step)]
+    if moved.signless or when.size < JUMPS or not steps.size or not level > JUMP_LEVEL:
+        return []
+    thirds = np.histogram(when, bins=3, range=(0, trace.steps_seen))[0]
+    long = float(np.percentile(steps, 75))
+    drift, error = losses.drift(), losses.drift_error()
+    if int(thirds.min()) < JUMPS_EACH or long < JUMP_STEP or not drift < DRIFT_SIGMA * error:
+        return []
+    first, last = int(when[0]), int(trace.ledger.step[-1])
+    sentence = (
+        f"The loss jumps {when.size} times, from step {first} to the end, and does not settle: it stands at "
+        f"{100 * level:.0f} % of its start, and a quarter of the steps are {factor(long)} of the weights or more."
+    )
+    evidence = (
+        Evidence("jumps of the loss beyond its noise, over the run", float(when.size), float(JUMPS), "ours"),
+        Evidence(
+            "update / weight of the middle weight matrix that a quarter of the steps go beyond",
+            10.0**long,
+            10.0**JUMP_STEP,
+            "CS231n notes: about 1e-3",
+            "the same jumps at a tenth of the learning rate (then single examples are corrupt)",
+        ),
+        Evidence("fall of the level over the last half, as a share of the start", drift, DRIFT_SIGMA * error, "its noise"),
+    )
+    finding = Finding(
+        rule=NAME,
+        severity=Severity.ERROR,
+        confidence=0.7,
+        sites=(),
+        steps=(first, last),
+        sentence=sentence,
+        evidence=evidence,
+        helps=HELPS,
+        peak=max(losses.spikes, key=lambda s: s.share).peak,
     )
     return [finding]

@@ -47,6 +47,8 @@ few bits stay flat for some three hundred steps and then fall."""
 STRAIGHT: Final = 0.5
 """An overshoot above this is a slope that goes on after the step. Where three of four steps find one and the loss stands all
 the same, it is neither noise nor the bottom."""
+WHOLE_SLOPE: Final = 0.8
+"""Above this the steps are simply short: that is a learning rate which is too low."""
 MIN_LOOKS: Final = 8
 """Overshoots, of the second half of the looks, that it takes to say so."""
 FLAT: Final = 0.03
@@ -90,6 +92,8 @@ def find(trace: Trace) -> list[Finding]:
     )
     overshoot = trace.overshoot[np.isfinite(trace.overshoot)]
     late = overshoot[overshoot.size // 2 :]
+    if overshoot.size >= MIN_LOOKS and float(np.percentile(overshoot, 25)) >= WHOLE_SLOPE:
+        return []
     straight = late.size >= MIN_LOOKS and float(np.percentile(late, 25)) >= STRAIGHT
     long_enough = trace.steps_seen >= LONG or not trace.running  # one that has ended will not fall any more
     evidence = [

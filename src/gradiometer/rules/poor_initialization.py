@@ -64,8 +64,8 @@ LARGE: Final = 4.0
 """Ours: times the critical size; a bounded activation is then flat nearly everywhere, whatever the data are."""
 FLAT_SHARE: Final = 0.6
 """Ours: share of the outputs of such layers that is saturated; trained healthy tanh networks stay below a half."""
-LEARNED_WELL: Final = 0.95
-"""Ours: large weights make the loss of the start large too, so that most of a fall may be the way back from there."""
+LEARNED_WELL: Final = 0.9
+"""Ours: a loss that fell by nine tenths, counted from what guessing costs, did not suffer from it."""
 NOT_DRAWN: Final = 1e-6
 """Share of the second moment in which units differ: theory speaks of weights that were drawn, not of copies."""
 OFF_SCALE: Final = 0.05
@@ -155,7 +155,7 @@ def _drifts(trace: Trace, chain: IntArray, layers: list[_Layer]) -> Case | None:
         return None
     now = _now(trace, measured)
     severity = Severity.WARNING
-    if trace.stalled or now >= extreme:
+    if trace.stalled or now >= extreme or (trace.suffers and now >= warn):
         severity = Severity.ERROR
     elif trace.learned and now < warn:
         severity = Severity.INFO
@@ -193,7 +193,7 @@ def _flat(trace: Trace, layers: list[_Layer]) -> Case | None:
     if not flat[0] >= FLAT_SHARE:
         return None
     severity = Severity.WARNING
-    if trace.stalled or (_now(trace, flat) >= FLAT_SHARE and trace.learning.fall < LEARNED_WELL):
+    if trace.stalled or (_now(trace, flat) >= FLAT_SHARE and trace.fall_from_guessing < LEARNED_WELL):
         severity = Severity.ERROR
     last = _last(trace, np.asarray(flat >= FLAT_SHARE))
     effect = f"{100 * flat[0]:.0f} % of what is behind them is saturated at step 0."

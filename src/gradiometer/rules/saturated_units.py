@@ -68,7 +68,7 @@ def find(trace: Trace) -> list[Finding]:
     top = int(worst[np.argmax(share[look, worst])])
     most = 2 * len(worst) > len(trace.with_role(Role.ACTIVATION))
     severity = Severity.INFO if trace.learned and not most else Severity.WARNING
-    if span.at_end and trace.stalled and share[look, top] >= ERROR_SHARE:
+    if span.at_end and (trace.stalled or (most and trace.suffers)) and share[look, top] >= ERROR_SHARE:
         severity = Severity.ERROR
     slope = float(trace.slope[look, index[top]])
     sentence = f"{100 * share[look, top]:.0f} % of `{names[top]}` is saturated, {when(span)}"

@@ -13,7 +13,8 @@ How we tell:
     date, above 2.3 in the few steps before a spike of the loss begins. It is read at the looks for every weight matrix
     (tables of embeddings left out: their rows are rarely touched), and between the looks for all weights together from the
     gradient norm, where that is known of every step. It is an error where the training did not recover from the
-    spike, else a warning. A large value without damage is not reported.
+    spike, or where steps followed that moved the middle weight matrix by more than half of its size, so that what was
+    learned is gone whatever the loss does afterwards; else a warning. A large value without damage is not reported.
 
 When it is wrong:
     A batch of corrupt data raises loss and gradient in the same step; only steps strictly before the jump are read.
@@ -36,6 +37,7 @@ import numpy as np
 
 from gradiometer.record.losses import Losses, Spike
 from gradiometer.record.trace import FloatArray, IntArray, Trace
+from gradiometer.rules.judging import factor
 from gradiometer.types import Evidence, Finding, Role, Severity
 
 NAME: Final = "stale-second-moment"
@@ -48,6 +50,8 @@ YOUNG: Final = 20
 """Steps in which the moment is being made and any gradient is new to it."""
 RAISED: Final = 2.0
 """A learning rate that was raised by this factor within `YOUNG` steps explains a jump by itself."""
+THROWN: Final = -0.3
+"""log10 of update / weight: half of its size in one step (the level of a learning rate that is too high)."""
 KNOWN_SHARE: Final = 0.8
 """Share of the steps whose gradient norm must be known for a running mean of it."""
 
@@ -87,9 +91,14 @@ def _case(trace: Trace, losses: Losses, spike: Spike, index: IntArray, whole: Fl
         return None
     names = trace.names(index[stale])
     after = losses.value[losses.step > spike.step]
-    ruined = not spike.recovered and after.size >= BEFORE
+    lasting = not spike.recovered and after.size >= BEFORE
+    size = trace.typical_step[(trace.steps >= step) & (trace.steps <= spike.step + BEFORE)]
+    thrown = bool((size >= THROWN).any())
+    ruined = lasting or thrown
     where = f" in `{names[0]}`" + (f" and {len(names) - 1} more" if len(names) > 1 else "") if names else ""
-    end = "the loss did not come down again" if ruined else f"it came down within {spike.lasts} steps"
+    end = "the loss did not come down again" if lasting else f"it came down within {spike.lasts} steps"
+    if thrown:
+        end = f"steps of up to {factor(float(np.nanmax(size)))} times the size of the weights followed, and " + end
     sentence = (
         f"Adam's second moment was out of date{where} at step {step}: the gradients were {top:.1f} times what it says "
         f"(about 1 is usual), and the loss jumped at step {spike.step}; {end}."
