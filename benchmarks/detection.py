@@ -44,6 +44,8 @@ FIRST_READING = RESULTS.with_name("detection_first_reading.json")
 """What the rules said when they saw the evaluation half for the first time (2026-11-24); it is never written again."""
 PEER_KEYS = ("peers", "same trainings", "same trainings, first reading")
 WORK = ROOT / "benchmarks" / ".work" / "detection"
+NOT_MEASURING = ("attach.py", "rehearsal.py", "checking.py")
+"""Files of the probe that decide when it is there, not what a record holds."""
 PREFIXES = 40
 """Steps, evenly among the looks, at which it is asked what the rules could have said by then."""
 NEAR = 2
@@ -103,7 +105,8 @@ class Result:
 def _probe_hash() -> str:
     """Of everything that decides what a record holds."""
     source = ROOT / "src" / "gradiometer"
-    files = sorted([*(source / "probe").rglob("*.py"), source / "record" / "frames.py", source / "launch.py"])
+    measuring = [f for f in (source / "probe").glob("*.py") if f.name not in NOT_MEASURING]
+    files = sorted([*measuring, source / "record" / "frames.py"])
     return _hash(*(f.read_bytes() for f in files))
 
 

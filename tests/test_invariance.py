@@ -90,6 +90,7 @@ TRAININGS: Final = {
     "sick: small weights": Training(mlp(20, nn.ReLU, normal(0.4)), 0.1),
     "sick: dead": Training(mlp(4, nn.ReLU, normal(0.5), bias=-10.0), 0.1),
     "sick: large weights": Training(mlp(16, nn.ReLU, normal(4.0)), 1e-3),
+    "sick: too slow": Training(mlp(4, nn.ReLU), 1e-5),
 }
 
 CHANGES: Final[dict[str, Callable[[Training], Training]]] = {

@@ -42,6 +42,10 @@ BLIND_SHARE: Final = 1e-4
 """Share of a signal that varies over the batch below which it tells nothing of the input."""
 UNITS_SHARE: Final = 0.75
 """Share of dead or saturated units with which an activation lets little through."""
+SMALL_OUTPUT: Final = -0.3
+"""log10 of the rms of logits (a half) below which all classes are about as likely: ln K is then missed by a tenth at most."""
+ORDINARY: Final = 2.0
+"""A loss within this factor of ln K is a plain one."""
 COIN: Final = 0.02
 """How near to ln 2 the loss of a single yes or no that is guessed stays, and how little it varies."""
 STANDSTILL: Final = -12.0
@@ -417,12 +421,27 @@ class Trace:
         return self.sites[int(heads[-1])].units if heads.size else 0
 
     @cached_property
+    def guessing(self) -> float:
+        """The loss of a classifier that guesses: ln K, in the unit of this loss; NaN for fewer than two classes.
+
+        A loss may be multiplied by anything. Where the outputs are small before the first step, every class is as likely
+        as any other, and what the loss is then says what ln K is in its unit; a plain loss is near ln K by itself.
+        """
+        if self.classes < 2:
+            return float("nan")
+        plain, start = float(np.log(self.classes)), self.learning.start
+        heads = self.with_role(Role.LINEAR)
+        size = self.log10_signal[0, heads[-1]] if self.steps.size and self.steps[0] == 0 else np.nan
+        of_its_own = not plain / ORDINARY <= start <= ORDINARY * plain
+        return start if of_its_own and start > 0.0 and size < SMALL_OUTPUT else plain
+
+    @cached_property
     def fall_from_guessing(self) -> float:
         """How far the loss has fallen from what guessing costs (ln K), where it began above that; else `Learning.fall`.
 
         Weights that are far too large make the loss of the start large too, and most of its fall is the way back from there.
         """
-        guess = float(np.log(self.classes)) if self.classes > 1 else float("inf")
+        guess = self.guessing if self.classes > 1 else float("inf")
         if len(self.losses) > 1 or not self.learning.start > guess:
             return self.learning.fall
         return 1.0 - self.learning.end / guess
@@ -440,7 +459,7 @@ class Trace:
             return False
         if classes == 1:
             return abs(end / float(np.log(2.0)) - 1.0) < COIN and noise < COIN * end
-        return 0.9 < end / float(np.log(classes)) < 1.5
+        return 0.9 < end / self.guessing < 1.5
 
     @cached_property
     def stalled(self) -> bool:
