@@ -407,6 +407,19 @@ def test_dead_units_in_a_run_that_learns() -> None:
     assert examine(make(dead=few)).verdict is VerdictWord.WELL
 
 
+HALF_WAY = np.append(np.geomspace(1.0, 0.6, 30), np.full(STEPS - 30, 0.6))
+"""A loss that has fallen clearly, by less than half, and stands there."""
+
+
+def test_dead_units_in_a_run_that_gets_less_than_half_way() -> None:
+    trace = make(dead=dead_from(2), loss=HALF_WAY)
+    assert trace.learned
+    assert only(trace, "dead-units").severity is Severity.ERROR
+    assert only(replace(trace, running=True), "dead-units").severity is Severity.WARNING
+    few = np.where(np.arange(SITES) == 3, 0.85, 0.1)
+    assert only(make(dead=few, loss=HALF_WAY), "dead-units").severity is Severity.INFO
+
+
 @pytest.mark.parametrize(
     ("dead", "examples"),
     [
@@ -433,6 +446,13 @@ def test_saturated_gates_of_a_network_that_learns_are_a_note() -> None:
     few = np.where(np.arange(SITES) < 6, 0.97, 0.1)
     assert only(make(saturated=few), "saturated-units").severity is Severity.INFO
     assert only(make(saturated=0.97), "saturated-units").severity is Severity.WARNING
+
+
+def test_saturated_units_in_a_run_that_gets_less_than_half_way() -> None:
+    assert only(make(saturated=0.97, loss=HALF_WAY), "saturated-units").severity is Severity.ERROR
+    assert only(replace(make(saturated=0.97, loss=HALF_WAY), running=True), "saturated-units").severity is Severity.WARNING
+    few = np.where(np.arange(SITES) < 6, 0.97, 0.1)
+    assert only(make(saturated=few, loss=HALF_WAY), "saturated-units").severity is Severity.INFO, "gates may be shut"
 
 
 def test_shut_gates_beside_rectifiers_are_a_note() -> None:

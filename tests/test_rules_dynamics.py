@@ -184,6 +184,36 @@ def test_no_learning_rate_too_high(trace: Trace) -> None:
     assert learning_rate_too_high.find(trace) == []
 
 
+def unsound(first: float, second: float) -> Trace:
+    """A gradient that is multiplied along depth before the first step, which has this length and leads to this loss."""
+    loss = np.concatenate([[2.3, second, 60.0, 20.0], STUCK[4:]])
+    return run(loss, step=at_looks([first, 0.7, 0.1, -0.4], -1.8), overshoot=0.0, gradient=ramp(SITES, 6.0, 0.0))
+
+
+def test_a_first_step_that_blew_up_is_too_long_whatever_the_network_was() -> None:
+    finding = found(learning_rate_too_high, unsound(0.2, 75.0))
+    assert finding.severity is Severity.ERROR
+    assert finding.steps[0] == 0
+    assert learning_rate_too_high.find(unsound(-0.1, 75.0)) == [], "by less than the size of the weights"
+    assert learning_rate_too_high.find(unsound(0.2, 2.3)) == [], "the loss blew up later"
+
+
+def undone(longest: float, *, later: float = -9.0) -> Trace:
+    """A network in order until its second step, which is this long; no step ends beyond the bottom."""
+    blind = np.full((len(LOOKS), SITES), 0.5)
+    blind[2:] = 10.0 ** ramp(SITES, -0.3, later)
+    return run(STUCK, step=at_looks([-2.0, longest], -2.0), overshoot=0.2, varying=blind)
+
+
+def test_a_network_that_one_step_of_a_third_of_its_size_undid() -> None:
+    finding = found(learning_rate_too_high, undone(-0.4))
+    assert finding.severity is Severity.ERROR
+    assert finding.steps == (1, 1)
+    assert "moved by 0.4 times its size" in finding.sentence
+    assert learning_rate_too_high.find(undone(-0.6)) == [], "a quarter"
+    assert learning_rate_too_high.find(undone(-0.4, later=-1.0)) == [], "it is still in order"
+
+
 CREEPING = noisy(np.linspace(2.31, 2.26, STEPS), 0.003)
 
 
@@ -223,12 +253,54 @@ def test_a_learning_rate_of_zero() -> None:
     assert "never more than zero" in finding.sentence
 
 
+def ran_out(stop: int, low: float, bottom: int | None = None) -> Trace:
+    """A learning rate that is zero from step ``stop`` on; by then, or by step ``bottom``, the loss has fallen to ``low``."""
+    bottom = bottom or stop
+    loss = noisy(np.concatenate([np.linspace(2.3, low, bottom), np.full(STEPS - bottom, low)]))
+    going = np.arange(STEPS) < stop
+    return run(loss, step=[-2.0 if going[k] else -np.inf for k in LOOKS], rate=np.where(going, 0.1, 0.0))
+
+
 def test_a_schedule_that_ran_out_while_the_loss_fell() -> None:
-    loss = noisy(np.concatenate([np.linspace(2.3, 1.2, 120), np.full(280, 1.2)]))
-    sizes = [-2.0 if k < 120 else -np.inf for k in LOOKS]
-    finding = found(learning_rate_too_low, run(loss, step=sizes, rate=np.where(np.arange(STEPS) < 120, 0.1, 0.0)))
-    assert finding.severity is Severity.WARNING
+    finding = found(learning_rate_too_low, ran_out(120, 1.0))
+    assert finding.severity is Severity.WARNING, "more than half of the loss is gone"
     assert "while the loss was still falling" in finding.sentence
+    cut_short = found(learning_rate_too_low, ran_out(120, 1.3))
+    assert cut_short.severity is Severity.ERROR, "less than half"
+    assert cut_short.steps == (120, STEPS - 1)
+    assert "for 70 % of the run" in cut_short.sentence
+    assert "while the loss was still falling" in cut_short.sentence
+    assert found(learning_rate_too_low, ran_out(220, 1.3)).severity is Severity.WARNING, (
+        "less than half of the run is behind it"
+    )
+    going_on = replace(ran_out(120, 1.3), running=True)
+    assert found(learning_rate_too_low, going_on).severity is Severity.WARNING, "the rate may be raised again"
+    assert learning_rate_too_low.find(ran_out(190, 0.5, 60)) == [], "it had arrived"
+
+
+def test_steps_that_leave_the_whole_slope_behind_are_too_short_however_far_they_went() -> None:
+    trace = run(STUCK, step=-2.0, overshoot=0.9)
+    assert trace.travel > 1.0
+    assert "after three of four steps 90 % or more of the slope is still there" in found(learning_rate_too_low, trace).sentence
+    assert all_of(trace) == {"learning-rate-too-low": Severity.ERROR}, "and no plateau"
+    assert all_of(replace(trace, running=True)) == {"learning-rate-too-low": Severity.WARNING}
+    number = run(noisy(0.31), step=-2.0, overshoot=0.9, sites=4)
+    assert all_of(number) == {"learning-rate-too-low": Severity.ERROR}, "nor need the loss be at chance"
+    assert all_of(run(noisy(np.linspace(2.3, 1.5, STEPS)), step=-2.0, overshoot=0.9)) == {}, "it learns"
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        pytest.param(run(STUCK, step=-2.0, overshoot=0.75), id="three quarters of the slope"),
+        pytest.param(
+            run(STUCK, step=-2.0, overshoot=[0.9 if k % 3 else 0.5 for k in range(len(LOOKS))]), id="two steps of three"
+        ),
+        pytest.param(run(STUCK, step=-2.0, overshoot=at_looks([0.9] * 7, np.nan)), id="seven looks"),
+    ],
+)
+def test_a_plateau_where_the_slope_does_bend(trace: Trace) -> None:
+    assert all_of(trace) == {"plateau": Severity.ERROR}
 
 
 COSINE = 0.5 * (1.0 + np.cos(np.pi * np.arange(STEPS) / STEPS))
@@ -254,6 +326,8 @@ COSINE = 0.5 * (1.0 + np.cos(np.pi * np.arange(STEPS) / STEPS))
             id="not watched from its start, and converged",
         ),
         pytest.param(run(noisy(0.3, 0.1), step=-4.0, overshoot=0.02), id="resumed when it had converged: noise"),
+        pytest.param(run(BLOWN, step=-2.0, overshoot=0.9), id="whole slopes after a rise"),
+        pytest.param(run(STUCK, step=-2.0, overshoot=0.9, gradient=ramp(SITES, -8.0, 0.0)), id="whole slopes that vanish"),
     ],
 )
 def test_no_learning_rate_too_low(trace: Trace) -> None:
@@ -342,6 +416,63 @@ def test_oscillation_of_a_heavy_momentum() -> None:
     assert "some 100 gradients" in finding.sentence
 
 
+def log_waves(depth: float, length: float = 60.0, noise: float = 0.1) -> np.ndarray:
+    """Sine waves of the log loss, of this length in steps."""
+    return noisy(0.3 * np.exp(depth * np.sin(2.0 * np.pi * np.arange(STEPS) / length)), noise)
+
+
+@pytest.mark.parametrize("length", [8.0, 25.0, 75.0])
+def test_waves_of_one_length_whatever_it_is(length: float) -> None:
+    finding = found(oscillation, heavy(log_waves(0.5, length)))
+    assert finding.severity is Severity.ERROR
+    assert finding.steps == (STEPS // 3, STEPS - 1)
+    size, share = finding.evidence[0].value, finding.evidence[1].value
+    assert size == pytest.approx(0.5 / math.sqrt(2.0), rel=0.1)
+    assert 0.7 < share <= 1.0
+
+
+def jumping(count: int, level: float = 1.0, first: int = 60) -> np.ndarray:
+    """A loss that starts at 1 and stands at a level, from which it jumps so many times, evenly spread."""
+    loss = noisy(level, 0.03)
+    loss[np.linspace(first, STEPS - 10, count).astype(int)] += 2.0
+    loss[:3] = 1.0
+    return loss
+
+
+def jumpy(loss: np.ndarray, step: ArrayLike = -2.0) -> Trace:
+    trace = run(loss, step=step, sites=4)
+    assert trace.only_losses is not None
+    assert len(trace.only_losses.spikes) == np.count_nonzero(loss > 2.0), "every jump is one"
+    return trace
+
+
+def test_oscillation_in_jumps() -> None:
+    finding = found(oscillation, jumpy(jumping(15, 0.4)))
+    assert finding.severity is Severity.ERROR
+    assert finding.steps == (60, STEPS - 1)
+    assert "The loss jumps 15 times, from step 60 to the end" in finding.sentence
+    assert "it stands at 40 % of its start, and a quarter of the steps are 0.01 of the weights or more" in finding.sentence
+    assert found(oscillation, jumpy(jumping(12))).severity is Severity.ERROR
+    third = [-2.0 if k % 3 == 0 else -3.0 for k in range(len(LOOKS))]
+    assert found(oscillation, jumpy(jumping(15), third)).severity is Severity.ERROR, "a third of the steps are long"
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        pytest.param(jumpy(jumping(11)), id="few jumps"),
+        pytest.param(jumpy(jumping(15, first=150)), id="none in the first third"),
+        pytest.param(jumpy(jumping(15, 0.1)), id="a level near zero"),
+        pytest.param(jumpy(jumping(15), -2.3), id="steps of a usual length"),
+        pytest.param(jumpy(jumping(15), [-2.0 if k % 5 == 0 else -3.0 for k in range(len(LOOKS))]), id="few long steps"),
+        pytest.param(jumpy(jumping(15) * np.linspace(1.0, 0.5, STEPS) ** 0.5), id="a level that falls"),
+        pytest.param(jumpy(jumping(15), np.nan), id="steps unknown"),
+    ],
+)
+def test_no_oscillation_in_jumps(trace: Trace) -> None:
+    assert oscillation.find(trace) == []
+
+
 @pytest.mark.parametrize(
     "trace",
     [
@@ -356,6 +487,12 @@ def test_oscillation_of_a_heavy_momentum() -> None:
         pytest.param(heavy(waves(0.0)), id="heavy momentum without waves"),
         pytest.param(heavy(waves(0.5, 0.01)), id="waves far below the start"),
         pytest.param(heavy(noisy(np.geomspace(0.9, 0.05, STEPS)) * waves(0.3, 1.0)), id="waves that decline"),
+        pytest.param(heavy(log_waves(0.5), 0.9), id="waves of the log, and a usual momentum"),
+        pytest.param(heavy(log_waves(0.0, noise=0.4)), id="heavy momentum, and nothing but noise"),
+        pytest.param(heavy(log_waves(0.5, noise=1.5)), id="waves that drown in noise"),
+        pytest.param(heavy(log_waves(0.1, noise=0.02)), id="waves of a few percent"),
+        pytest.param(heavy(noisy(np.geomspace(1.0, 0.2, STEPS), 0.01)), id="a steady fall"),
+        pytest.param(heavy(log_waves(0.5, 300.0)), id="less than one wave: a trend that bends"),
     ],
 )
 def test_no_oscillation(trace: Trace) -> None:
@@ -479,6 +616,21 @@ def test_a_stale_second_moment() -> None:
     ruined = np.concatenate([HEALTHY[:258], noisy(2.3)[258:]])
     worse = run(ruined, optimizer=ADAM, more={"moment_ratio": moments({255: 4.0})})
     assert found(stale_second_moment, worse).severity is Severity.ERROR
+
+
+def thrown(size: float, at: int = 270) -> Trace:
+    """A spike at step 262 that passes, and one step of this length, at a look."""
+    sizes = [size if k == at else -2.0 for k in LOOKS]
+    return run(spiked(at=262), optimizer=ADAM, step=sizes, more={"moment_ratio": moments({255: 4.0})})
+
+
+def test_a_stale_second_moment_that_threw_the_weights() -> None:
+    assert {255, 270, 285} < set(LOOKS)
+    finding = found(stale_second_moment, thrown(0.0))
+    assert finding.severity is Severity.ERROR, "the loss comes down, but what was learned is gone"
+    assert "steps of up to 1 times the size of the weights followed, and it came down within" in finding.sentence
+    for harmless in (thrown(-0.4), thrown(0.0, at=285), thrown(0.0, at=240)):
+        assert found(stale_second_moment, harmless).severity is Severity.WARNING
 
 
 def test_a_stale_second_moment_between_the_looks() -> None:
@@ -634,6 +786,76 @@ def test_drift_is_the_fall_of_a_steady_slope() -> None:
     assert losses.spikes == ()
 
 
+def changing(*parts: tuple[float, float, int], noise: float = 0.8) -> np.ndarray:
+    """A noisy loss, part by part: from one level to another in so many steps."""
+    return noisy(np.concatenate([np.geomspace(*part) for part in parts]), noise, steps=sum(part[2] for part in parts))
+
+
+FIRST_TASK = (2.3, 0.05, 150), (0.05, 0.05, 50)
+
+
+def test_a_task_that_changes_under_a_noisy_loss() -> None:
+    better = run(changing(*FIRST_TASK, (8.0, 2.2, 200)), sites=4)
+    assert better.task_changed == 200
+    assert better.relearned
+    assert not better.learned
+    assert not better.stalled, "it ends above its start, and has learned the new task"
+    flat = run(changing(*FIRST_TASK, (8.0, 8.0, 200)), sites=4)
+    assert flat.task_changed == 200
+    assert not flat.relearned
+    assert flat.stalled
+
+
+def test_of_several_tasks_the_last_one_counts() -> None:
+    trace = run(changing((1.0, 0.02, 120), (2.0, 1.0, 140), (50.0, 20.0, 140), noise=0.2), sites=4)
+    assert trace.task_changed == 260
+    assert trace.until(259).task_changed == 120
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        pytest.param(run(changing((0.05, 0.05, STEPS)), sites=4), id="noise"),
+        pytest.param(run(changing(*FIRST_TASK, (20.0, 0.05, 30), (0.05, 0.05, 170)), sites=4), id="it comes down again"),
+        pytest.param(run(changing(*FIRST_TASK, (0.05, 20.0, 200)), sites=4), id="it climbs"),
+        pytest.param(run(changing(*FIRST_TASK, (0.4, 0.4, 200)), sites=4), id="a small jump"),
+        pytest.param(run(changing(*FIRST_TASK, (20.0, 20.0, 15)), sites=4), id="too young to tell"),
+        pytest.param(
+            run(changing(*FIRST_TASK, (20.0, 20.0, 200)), sites=4, step=[-0.9 if k == 195 else -2.0 for k in LOOKS]),
+            id="thrown",
+        ),
+    ],
+)
+def test_no_change_of_the_task(trace: Trace) -> None:
+    assert trace.task_changed == -1
+    assert not trace.relearned
+
+
+def test_a_training_suffers_that_has_not_lost_half_of_its_loss() -> None:
+    third = run(noisy(np.geomspace(2.3, 1.5, STEPS)))
+    assert third.learned
+    assert third.suffers
+    assert not replace(third, running=True).suffers, "it may yet get there"
+    assert not run(noisy(np.geomspace(2.3, 1.0, STEPS))).suffers
+    assert run(STUCK).suffers
+    assert not run(changing(*FIRST_TASK, (8.0, 2.2, 200)), sites=4).suffers, "it learned the new task"
+    assert not run(noisy(1.0), each_step={"optimizer": np.arange(STEPS) % 2}).suffers, "losses that play against each other"
+    assert not run(np.random.default_rng(0).normal(0.0, 1.0, STEPS), sites=4).suffers, "a policy gradient"
+
+
+def test_the_way_back_from_a_huge_loss_is_no_progress() -> None:
+    huge = run(np.geomspace(6.0, 0.5, STEPS))  # logits of size 1 that know nothing cost hypot(ln 10, sqrt(2 ln 10)) = 3.1
+    assert huge.learning.fall > 0.9
+    assert huge.fall_from_guessing == pytest.approx(1.0 - huge.learning.end / math.log(10))
+    usual = run(np.geomspace(2.2, 1.0, STEPS))
+    assert usual.fall_from_guessing == usual.learning.fall, "it began below what guessing costs"
+    other = run(np.geomspace(200.0, 2.0, STEPS))
+    assert other.fall_from_guessing == other.learning.fall, "no cross entropy of such logits"
+    number = run(np.geomspace(6.0, 1.0, STEPS), sites=4)
+    assert number.classes == 1
+    assert number.fall_from_guessing == number.learning.fall, "one output is no choice"
+
+
 def test_warming_up() -> None:
     up = np.minimum(np.arange(STEPS) / 300.0, 1.0)
     assert run(rate=up).until(250).warming_up
@@ -656,6 +878,10 @@ def cases() -> dict[str, Callable[[float], Trace]]:
         "too low": lambda k: run(k * CREEPING, step=-4.0, overshoot=0.9, sites=4),
         "plateau": lambda k: run(k * noisy(0.31), sites=4),
         "oscillation": lambda k: run(k * SWINGING, overshoot=-0.8, sites=4),
+        "jumps": lambda k: run(k * jumping(15), sites=4),
+        "waves": lambda k: run(
+            k * np.append(1.0, log_waves(0.5, 25.0)), optimizer={"options": {"lr": 0.1, "momentum": 0.99}}, sites=4
+        ),
         "spike": lambda k: run(k * spiked(), sites=4),
         "ruined": lambda k: run(k * ruined, sites=4, optimizer=ADAM, more={"moment_ratio": moments({240: 5.0})}),
         "divergence": lambda k: run(k * diverging, sites=4),

@@ -81,6 +81,55 @@ def test_parameters_in_no_optimizer() -> None:
     assert few.sentence.startswith("`fc0.weight` gets a gradient but is in no optimizer")
 
 
+def drawn(scale: float = 1.0) -> FloatArray:
+    """log10 of the rms of matrices that were drawn from PyTorch's default, uniform in 1 / sqrt(fan_in), times a scale."""
+    draws = np.random.default_rng(0).uniform(-1.0, 1.0, (WEIGHTS, 4096)) / np.sqrt(64.0)
+    return np.log10(scale * np.sqrt(np.mean(draws**2, axis=1)))
+
+
+def unowned(weight: FloatArray, count: int = 4, names: str = "fc{}.weight", **fields: Any) -> Trace:
+    """Parameters in no optimizer, of this size and with such names, in a training that learns."""
+    trace = make(weight=weight, marks={Flag.UNOWNED: lost(count)}, **fields)
+    renamed = {f"fc{k}.weight": names.format(k) for k in range(count)}
+    return replace(trace, sites=tuple(replace(s, name=renamed.get(s.name, s.name)) for s in trace.sites))
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        pytest.param(unowned(drawn()), id="matrices of PyTorch's own size"),
+        pytest.param(unowned(np.where(lost(4), -np.inf, 0.0), names="fc{}.bias"), id="biases that are all zero"),
+    ],
+)
+def test_fresh_weights_that_nobody_trains_are_an_error_though_the_rest_learns(trace: Trace) -> None:
+    assert trace.learned
+    finding = one(disconnected_parameters.find(trace))
+    assert finding.severity is Severity.ERROR
+    assert finding.sentence.endswith("44 % of the weights stay the random numbers they were drawn as.")
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        pytest.param(unowned(drawn(1.2)), id="a fifth larger"),
+        pytest.param(unowned(np.stack([drawn(), *[drawn(3.0)] * (len(LOOKS) - 1)])), id="drawn so, and trained since"),
+        pytest.param(unowned(drawn(6.0**0.5)), id="of He's size"),
+        pytest.param(unowned(drawn(), 4, parameter={"shape": ()}), id="no inputs to tell the size by"),
+        pytest.param(unowned(np.where(lost(1), 0.0, drawn())), id="one of them is of another size"),
+        pytest.param(unowned(np.where(lost(3), -np.inf, 0.0), names="fc{}.bias"), id="one bias is not zero"),
+        pytest.param(unowned(np.where(lost(4), -np.inf, 0.0)), id="matrices that are zero"),
+    ],
+)
+def test_weights_that_were_trained_and_left_are_a_warning(trace: Trace) -> None:
+    finding = one(disconnected_parameters.find(trace))
+    assert finding.severity is Severity.WARNING
+    assert finding.sentence.endswith("44 % of the weights stay what they are.")
+
+
+def test_a_few_fresh_weights_are_a_warning() -> None:
+    assert one(disconnected_parameters.find(unowned(drawn(), 1))).severity is Severity.WARNING
+
+
 def test_parameters_that_never_get_a_gradient() -> None:
     trace = make(marks={Flag.NO_GRADIENT: lost(3)}, weight_gradient=np.where(lost(3), np.nan, 0.0), loss=FLAT)
     finding = one(disconnected_parameters.find(trace))
@@ -353,6 +402,23 @@ def test_weights_so_large_that_tanh_is_flat() -> None:
     assert poor_initialization.find(data) == [], "inputs out of scale are no matter of weights"
 
 
+def test_a_fall_from_a_huge_loss_is_no_excuse_for_a_flat_tanh() -> None:
+    sites = [*traces.stack(8, kind="Tanh")[:-1], traces.output("head", units=10)]
+    fields: dict[str, Any] = {"profile": 0.5, "signal": 0.0, "saturated": 0.8}
+    back = started("Tanh", 10.0, sites, loss=np.geomspace(6.2, 0.5, STEPS), **fields)
+    assert back.learning.fall > 0.9
+    assert one(poor_initialization.find(back)).severity is Severity.ERROR, "ln 10 to 0.5 is less than nine tenths"
+    well = started("Tanh", 10.0, sites, loss=np.geomspace(6.2, 0.1, STEPS), **fields)
+    assert one(poor_initialization.find(well)).severity is Severity.WARNING
+
+
+def test_a_poor_start_that_lasts_in_a_training_that_gets_less_than_half_way() -> None:
+    third = started("ReLU", 0.4, loss=np.geomspace(1.0, 0.6, STEPS))
+    assert third.learned
+    assert one(poor_initialization.find(third)).severity is Severity.ERROR
+    assert one(poor_initialization.find(replace(third, running=True))).severity is Severity.WARNING
+
+
 def test_a_poor_start_that_heals_is_a_note() -> None:
     profile = 8 * np.log10(0.4 / 2.0**0.5)
     heals = started(
@@ -547,6 +613,20 @@ def test_rows_that_are_choices_before_the_first_step() -> None:
     assert one(attention_collapse.find(attending(0.01, 0.99, loss=np.geomspace(1.0, 0.01, STEPS)))).severity is Severity.WARNING
 
 
+def test_rows_that_are_choices_from_the_first_step_in_a_training_that_gets_less_than_half_way() -> None:
+    assert one(attention_collapse.find(attending(0.05, 0.99, loss=np.geomspace(1.0, 0.6, STEPS)))).severity is Severity.ERROR
+    assert one(attention_collapse.find(attending(0.05, 0.99, loss=np.geomspace(1.0, 0.3, STEPS)))).severity is Severity.WARNING
+
+
+def test_steep_logits_over_few_places() -> None:
+    finding = one(attention_collapse.find(attending(0.4, 0.5, 60.0, loss=FLAT)))
+    assert finding.severity is Severity.ERROR
+    assert "Attention has collapsed in 4 of 4 layers" in finding.sentence
+    assert "rows keep 40 % of the entropy they could have, and the largest logit is 60" in finding.sentence
+    half = one(attention_collapse.find(attending(0.4, 0.5, [60.0, 60.0, 5.0, 5.0], loss=FLAT)))
+    assert half.sites == ("attention0", "attention1")
+
+
 def test_huge_logits_are_a_warning_while_it_learns() -> None:
     finding = one(attention_collapse.find(attending(0.5, 0.1, 2e4)))
     assert finding.severity is Severity.WARNING
@@ -557,10 +637,22 @@ def test_huge_logits_are_a_warning_while_it_learns() -> None:
     "trace",
     [
         pytest.param(attending(np.where(np.array(LOOKS)[:, None] < 20, 0.9, 0.01)), id="sharp heads of a model that learns"),
+        pytest.param(
+            attending(np.where(np.array(LOOKS)[:, None] < 20, 0.9, 0.01), loss=np.geomspace(1.0, 0.6, STEPS)),
+            id="sharp heads of a model that learns a little",
+        ),
         pytest.param(attending(0.9, loss=FLAT), id="spread"),
         pytest.param(attending([0.01, 0.9, 0.9, 0.9], loss=FLAT), id="one sharp layer"),
         pytest.param(attending(np.where(np.array(LOOKS)[:, None] < 20, 0.01, 0.9), loss=FLAT), id="at the start only"),
         pytest.param(attending(np.nan, np.nan, np.nan, loss=FLAT), id="not measured"),
+        pytest.param(attending(0.4, 0.5, 60.0), id="steep, and it learns"),
+        pytest.param(attending(0.4, 0.5, 60.0, loss=np.geomspace(1.0, 0.6, STEPS)), id="steep, and it learns a little"),
+        pytest.param(attending(0.4, 0.5, 40.0, loss=FLAT), id="logits of a usual size"),
+        pytest.param(attending(0.6, 0.5, 60.0, loss=FLAT), id="steep, with most of the entropy left"),
+        pytest.param(attending(0.4, 0.5, [60.0, 5.0, 5.0, 5.0], loss=FLAT), id="one steep layer"),
+        pytest.param(
+            attending(0.4, 0.5, np.where(np.array(LOOKS)[:, None] < 1, 5.0, 60.0), loss=FLAT), id="steep after the start"
+        ),
         pytest.param(make(loss=FLAT), id="no attention"),
     ],
 )
@@ -617,6 +709,17 @@ def test_to_know_the_mean_of_the_targets_is_not_to_learn() -> None:
 
 def test_growth_that_clipping_holds_is_a_warning() -> None:
     assert one(exploding_through_time.find(over_time(4.0))).severity is Severity.WARNING
+
+
+def test_growth_through_time_in_a_training_that_gets_less_than_half_way() -> None:
+    third = over_time(4.0, loss=np.geomspace(1.0, 0.6, STEPS))
+    assert third.learned
+    assert one(exploding_through_time.find(third)).severity is Severity.ERROR
+    assert one(exploding_through_time.find(replace(third, running=True))).severity is Severity.WARNING
+    assert one(exploding_through_time.find(over_time(4.0, loss=np.geomspace(1.0, 0.3, STEPS)))).severity is Severity.WARNING
+    passing = {k: np.where(np.array(LOOKS)[:, None] < 40, v, 1.0) for k, v in third.values.items() if k.startswith("time_lag")}
+    gone = replace(third, values={**third.values, **passing})
+    assert one(exploding_through_time.find(gone)).severity is Severity.WARNING, "it does not last"
 
 
 def test_a_first_step_that_explodes_is_the_cause_of_what_comes_after() -> None:

@@ -441,10 +441,14 @@ class Trace:
 
         Weights that are far too large make the loss of the start large too, and most of its fall is the way back from there.
         """
-        guess = self.guessing if self.classes > 1 else float("inf")
-        if len(self.losses) > 1 or not self.learning.start > guess:
+        if self.classes < 2 or len(self.losses) > 1 or not self.steps.size or self.steps[0] != 0:
             return self.learning.fall
-        return 1.0 - self.learning.end / guess
+        guess, start = float(np.log(self.classes)), self.learning.start
+        size = 10.0 ** float(self.log10_signal[0, self.with_role(Role.LINEAR)[-1]])
+        # what a cross entropy costs with logits of this size that know nothing: the gap to the largest of K normal numbers
+        expected = float(np.hypot(guess, size * np.sqrt(2.0 * guess)))
+        plain = expected / ORDINARY <= start <= ORDINARY * expected
+        return 1.0 - self.learning.end / guess if plain and start > guess else self.learning.fall
 
     @cached_property
     def at_chance(self) -> bool:
@@ -475,7 +479,10 @@ class Trace:
     @cached_property
     def suffers(self) -> bool:
         """Whether it failed, or ended with more than half of its loss: what is ill with it then is more than a blemish."""
-        half_way = len(self.losses) == 1 and not self.learning.signless and self.learning.fall < HALF_WAY
+        losses = self.only_losses
+        # of a loss that may fall below zero nobody knows what is left of it
+        level = losses is not None and losses.value.size > 0 and float(losses.value.min()) >= 0.0
+        half_way = level and self.learning.fall < HALF_WAY
         return self.stalled or (half_way and not self.running and not self.relearned)
 
     @property

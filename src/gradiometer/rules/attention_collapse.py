@@ -79,7 +79,7 @@ def find(trace: Trace) -> list[Finding]:
         peaked = trace.values["attention_peaked"][:, index] / trace.values["attention_rows"][:, index]
     ill = np.asarray((spread <= SPREAD) | (peaked >= PEAKED))
     steep = np.asarray((spread <= HALF_SPREAD) & (logit >= STEEP_LOGIT))
-    if trace.stalled and trace.steps[0] == 0 and np.count_nonzero(steep[0]) * 2 >= index.size:
+    if trace.stalled and trace.steps.size and trace.steps[0] == 0 and np.count_nonzero(steep[0]) * 2 >= index.size:
         ill |= steep
     huge = np.asarray(logit >= HUGE_LOGIT)
     known = ~np.isnan(spread)

@@ -9,8 +9,8 @@ Why it hurts:
 
 How we tell:
     Per unit (channel), the examples since it was last non-zero. Half of all *elements* being zero is how a ReLU network
-    works and is not counted. It is an error where the training does not learn and a dead layer cuts off what is before
-    it, or half of the rectified layers are dead; a few unused layers of a network that learns are only a note.
+    works and is not counted. It is an error where the training keeps more than half of its loss and a dead layer cuts off
+    what is before it, or half of the rectified layers are dead; a few unused layers of a network that learns are only a note.
 
 When it is wrong:
     A wide layer of a trained network may rightly leave many units unused, and so may experts that few examples are

@@ -207,7 +207,9 @@ def _case(
 
 def _fresh(trace: Trace, index: IntArray) -> bool:
     """Whether parameters look as if they had been drawn and never trained: zero biases, or matrices of PyTorch's own size."""
-    looks = np.argmax(trace.recorded[Group.PARAMETER][:, index], axis=0)
+    # the last look at each: what was trained once and then left does not look drawn any more
+    seen = trace.recorded[Group.PARAMETER][:, index]
+    looks = seen.shape[0] - 1 - np.argmax(seen[::-1], axis=0)
     square, count = trace.values["weight_sumsq"][looks, index], trace.values["weight_count"][looks, index]
     biases = np.array([trace.sites[int(i)].name.endswith("bias") for i in index], dtype=np.bool_)
     if np.count_nonzero(biases) >= MIN_LOOKS and bool(np.all(square[biases] == 0.0)):

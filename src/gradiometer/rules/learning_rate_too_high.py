@@ -164,10 +164,10 @@ def _ill_from_the_start(trace: Trace) -> bool:
 
 def _blown_up_at_once(trace: Trace) -> bool:
     """Whether the very first step moved the weights by more than their size and the loss was far above its start after it."""
-    losses = trace.only_losses
-    if losses is None or losses.value.size < 2 or not trace.typical_step[0] >= WHOLE:
+    loss = trace.ledger["loss"][:2] if trace.ledger.step.size > 1 else np.empty(0)
+    if trace.only_losses is None or loss.size < 2 or not np.isfinite(loss[0]) or not trace.typical_step[0] >= WHOLE:
         return False
-    return bool(float(losses.value[1] - losses.value[0]) > BLOWN * losses.unit)
+    return not np.isfinite(loss[1]) or bool(loss[1] - loss[0] > BLOWN * abs(loss[0]))
 
 
 def _undone(trace: Trace, first: int) -> bool:

@@ -112,7 +112,8 @@ def _stopped(trace: Trace) -> list[Finding]:
         return []
     before = trace.until(stop - 1).only_losses if stop else None
     falling = before is not None and before.drift() > DRIFT_SIGMA * before.drift_error()
-    cut_short = share >= STOPPED_EARLY and trace.learning.fall < HALF and not trace.running
+    levelled = before is not None and before.value.size >= MIN_STEPS and not falling
+    cut_short = share >= STOPPED_EARLY and trace.suffers and not levelled
     if trace.learned and not falling and not cut_short:
         return []  # it had arrived
     # a flat loss that is not at chance may have been at its end when the run was resumed
@@ -183,6 +184,9 @@ def _slow(trace: Trace, losses: Losses) -> list[Finding]:
     if known:
         claim = "middle overshoot: slope along a step after it against before it (1: the step could be longer)"
         evidence.append(Evidence(claim, bend, 0.0, "a quadratic bowl", "values below 0"))
+    if not short:
+        claim = "overshoot that three of four steps stay above"
+        evidence.append(Evidence(claim, left, WHOLE_SLOPE, "ours", "a slope that bends along the steps"))
     steps = (int(trace.steps[0]), int(trace.ledger.step[-1]))
     return [_finding(trace, steps, steps[1], sentence, severity, tuple(evidence), HELPS, 0.8 if known else 0.6)]
 

@@ -164,10 +164,10 @@ def _in_long_waves(trace: Trace, losses: Losses) -> list[Finding]:
         return []
     begin, last = int(losses.step[losses.step.size // 3]), int(trace.ledger.step[-1])
     sentence = (
-        f"The loss goes up and down in waves of {100 * size:.0f} % of its level and does not settle: a momentum of "
+        f"The loss goes up and down in waves of {100 * size:.0f} % of its level and has not settled: a momentum of "
         f"{momentum:g} makes every step the sum of some {1.0 / (1.0 - momentum):.0f} gradients and overruns the bottom."
         if momentum < 1.0
-        else "The loss goes up and down in waves and does not settle: a momentum of 1 never loses its speed."
+        else "The loss goes up and down in waves and has not settled: a momentum of 1 never loses its speed."
     )
     evidence = (
         Evidence("root mean square of the waves of the loss about its trend, as a share of its level", size, WAVES, "ours"),
@@ -198,7 +198,7 @@ def _waves(y: FloatArray) -> tuple[float, float]:
     if not bands.size or not np.isfinite(total) or total <= 0.0:
         return 0.0, 0.0
     top = CYCLES + int(np.argmax(bands))
-    share = float(power[max(top - 2, 1) : top + 3].sum()) / total
+    share = float(power[max(top - 2, CYCLES - 1) : top + 3].sum()) / total
     return share, float(np.sqrt(np.mean(rest**2) * share))
 
 

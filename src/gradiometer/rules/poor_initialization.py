@@ -16,9 +16,9 @@ How we tell:
     decades) and held against what was measured at step 0: only where the signal or the gradient really shrinks or
     grows by as much in the same direction is it a finding, so skip connections and gates, which make another size
     right, do not count; nor do layers next to a normalisation, nor sigmoid and softplus, for which no size is right. It
-    is the root of what vanishes, explodes or collapses afterwards: an error where the training fails or
-    stays extreme, a warning where it suffers, a note where it healed. Bounded activations do not explode: behind
-    weights four times too large they are flat, which is measured as their saturation.
+    is the root of what vanishes, explodes or collapses afterwards: an error where the training fails, where it stays
+    extreme, or where it lasts and more than half of the loss is left; else a warning, and a note where it healed. Bounded
+    activations do not explode: behind weights four times too large they are flat, which is measured as their saturation.
 
 When it is wrong:
     Weights that were loaded rather than drawn, whose size means something else.

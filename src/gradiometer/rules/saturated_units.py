@@ -12,7 +12,7 @@ How we tell:
     first five steps; and the rms slope against the steepest one. An activation after the last layer with weights of its
     network is an output and may saturate when the training has converged. A few saturated activations in a network that
     learns may well be gates and are only a note; it is a warning when most of all activations are saturated, and an error
-    when the training does not learn either.
+    when the training keeps more than half of its loss.
 
 When it is wrong:
     Gates (LSTM-like, attention-like, squeeze-and-excite) that have learned to be open or shut.

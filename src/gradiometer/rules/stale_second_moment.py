@@ -96,7 +96,7 @@ def _case(trace: Trace, losses: Losses, spike: Spike, index: IntArray, whole: Fl
     thrown = bool((size >= THROWN).any())
     ruined = lasting or thrown
     where = f" in `{names[0]}`" + (f" and {len(names) - 1} more" if len(names) > 1 else "") if names else ""
-    end = "the loss did not come down again" if lasting else f"it came down within {spike.lasts} steps"
+    end = f"it came down within {spike.lasts} steps" if spike.recovered else "the loss did not come down again"
     if thrown:
         end = f"steps of up to {factor(float(np.nanmax(size)))} times the size of the weights followed, and " + end
     sentence = (
