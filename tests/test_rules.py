@@ -451,7 +451,9 @@ def test_saturated_gates_of_a_network_that_learns_are_a_note() -> None:
 def test_saturated_units_in_a_run_that_gets_less_than_half_way() -> None:
     assert only(make(saturated=0.97, loss=HALF_WAY), "saturated-units").severity is Severity.ERROR
     assert only(replace(make(saturated=0.97, loss=HALF_WAY), running=True), "saturated-units").severity is Severity.WARNING
-    few = np.where(np.arange(SITES) < 6, 0.97, 0.1)
+    first = np.where(np.arange(SITES) < 2, 0.97, 0.1)
+    assert only(make(saturated=first, loss=HALF_WAY), "saturated-units").severity is Severity.ERROR, "all goes through it"
+    few = np.where(np.isin(np.arange(SITES), range(4, 10)), 0.97, 0.1)
     assert only(make(saturated=few, loss=HALF_WAY), "saturated-units").severity is Severity.INFO, "gates may be shut"
 
 

@@ -528,7 +528,9 @@ def test_a_training_that_comes_undone() -> None:
     assert finding.severity is Severity.ERROR
     assert "given back 100 %" in finding.sentence
     half = np.concatenate([np.geomspace(2.3, 0.2, 200), np.full(200, 1.5)])
-    assert found(divergence, run(noisy(half))).severity is Severity.WARNING
+    assert found(divergence, run(noisy(half))).severity is Severity.ERROR, "more than half of the loss is left"
+    less = np.concatenate([np.geomspace(2.3, 0.2, 200), np.full(200, 0.9)])
+    assert divergence.find(run(noisy(less))) == [], "a third of it"
 
 
 @pytest.mark.parametrize(

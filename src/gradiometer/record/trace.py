@@ -46,6 +46,10 @@ SMALL_OUTPUT: Final = -0.3
 """log10 of the rms of logits (a half) below which all classes are about as likely: ln K is then missed by a tenth at most."""
 ORDINARY: Final = 2.0
 """A loss within this factor of ln K is a plain one."""
+EXPLAINED: Final = 0.1
+"""Ours: an output that varies by less than a tenth of what is left of the loss explains next to nothing."""
+STANDS: Final = 0.1
+"""Ours: a loss that has fallen by less than a tenth of itself over the last two thirds of the run stands still."""
 COIN: Final = 0.02
 """How near to ln 2 the loss of a single yes or no that is guessed stays, and how little it varies."""
 STANDSTILL: Final = -12.0
@@ -198,7 +202,11 @@ class Trace:
         A vector that starts at zero (a bias) moves by any factor of its size and is well.
         """
         trained = [int(i) for i in self.parameters if self.sites[i].trainable]
-        matrices = [i for i in trained if self.sites[i].kind not in ("0-d", "1-d")]
+        # nor does a table of one number a row, which is a bias
+        tables = {(self.sites[int(i)].model, self.sites[int(i)].module) for i in self.with_role(Role.EMBEDDING)}
+        single = [i for i in trained if self.sites[i].shape[1:] == (1,)]
+        biases = {i for i in single if (self.sites[i].model, self.sites[i].module) in tables}
+        matrices = [i for i in trained if self.sites[i].kind not in ("0-d", "1-d") and i not in biases]
         return np.array(matrices or trained, dtype=np.int64)
 
     @cached_property
@@ -463,7 +471,11 @@ class Trace:
             return False
         if classes == 1:
             return abs(end / float(np.log(2.0)) - 1.0) < COIN and noise < COIN * end
-        return 0.9 < end / self.guessing < 1.5
+        losses = self.only_losses
+        late = losses.blocks[-max(1, losses.blocks.size // 4) :] if losses is not None else np.empty(0)
+        # the level of the last quarter, where single losses are noisy
+        end = min(end, float(np.median(late))) if late.size else end
+        return any(0.9 < end / level < 1.5 for level in (float(np.log(classes)), self.guessing))
 
     @cached_property
     def stalled(self) -> bool:
@@ -475,6 +487,25 @@ class Trace:
         broken = self.ledger.has(Flag.NONFINITE)[-3:]
         still = len(self.losses) == 1 and bool(np.isfinite(self.learning.fall)) and not self.learned
         return (still and not self.too_early and not self.relearned) or (broken.size > 0 and bool(broken.all()))
+
+    @cached_property
+    def knows_the_mean_only(self) -> bool:
+        """Whether a regression has learned the mean of its targets, and stands there.
+
+        Squared errors fall from mean^2 + variance to the variance of the targets by that alone, which may be most of the
+        loss. What tells it: the share of the output that varies over the batch is then far below end / start of the loss; of
+        a network that explains its targets it is far above (both are shares of the mean square of the targets).
+        """
+        moved, losses = self.learning, self.only_losses
+        if losses is None or not (np.isfinite(moved.fall) and 0.0 < moved.end < moved.start) or not self.chains:
+            return False
+        shares = self.varying_share[:, self.chains[0]]
+        known = shares[~np.isnan(shares).all(axis=1)]
+        if not known.size:
+            return False
+        last = known[-1][~np.isnan(known[-1])][-1]
+        still = losses.drift(2.0 / 3.0) * losses.unit < STANDS * moved.end
+        return bool(still and last < EXPLAINED * moved.end / moved.start)
 
     @cached_property
     def suffers(self) -> bool:

@@ -268,6 +268,8 @@ def _cut_at(trace: Trace, chain: IntArray, settled: BoolArray) -> tuple[list[int
     sites = [int(i) for i in chain[: first + 1]]
     near = [i for i in sites if trace.sites[i].role is Role.ACTIVATION][-2:]
     shut = np.fmax(trace.dead_share[:, near], trace.saturated_share[:, near])
-    if (shut[np.isfinite(shut)] >= DEAD).any() or np.isneginf(trace.log10_signal[settled][:, near]).any():
+    # what gives nothing but zeros is dead, not cut off
+    silent_outputs = np.isneginf(trace.log10_signal[settled][:, [*near, sites[-1]]])
+    if (shut[np.isfinite(shut)] >= DEAD).any() or silent_outputs.any():
         return None
     return sites[:-1], sites[-1]

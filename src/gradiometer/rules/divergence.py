@@ -107,10 +107,13 @@ def _given_back(trace: Trace, losses: Losses) -> list[Finding]:
     best = float(losses.blocks.min())
     fell = (moved.start - best) / losses.unit
     back = (moved.end - best) / (moved.start - best) if moved.start > best else 0.0
-    beyond = moved.end - best > NOISE_SIGMA * max(losses.block_noise, moved.noise)
-    if fell < FELL or back < GIVEN_BACK or not beyond:
+    # of medians of a part, whose noise is that of a single loss over the root of their number
+    each = max(losses.value.size / losses.blocks.size, 1.0) if float(losses.value.min()) >= 0.0 else 1.0
+    beyond = moved.end - best > NOISE_SIGMA * 1.2533 * max(losses.block_noise, moved.noise) / float(np.sqrt(each))
+    nothing = moved.end == 0.0  # the loss of a policy gradient, where nothing is left to be better than
+    if fell < FELL or back < GIVEN_BACK or not beyond or nothing:
         return []
-    severity = Severity.ERROR if trace.stalled else Severity.WARNING
+    severity = Severity.ERROR if trace.suffers else Severity.WARNING
     begin = _last_crossing(losses, best + 0.25 * (moved.start - best))
     what = f"the loss has given back {100 * min(back, 1.0):.0f} % of what it had fallen"
     sentence = f"The training came undone: {what}, from step {begin} on."

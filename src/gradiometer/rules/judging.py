@@ -64,14 +64,15 @@ def seen(trace: Trace, group: Group, index: IntArray) -> BoolArray:
 
 
 def severity_of(trace: Trace, span: Span, *, extreme: bool) -> Severity:
-    """ERROR for what lasts to the end of a run that does not learn, or is extreme; else WARNING.
+    """ERROR for what lasts to the end of a run that learns nothing, or no more than a mean, or is extreme; else WARNING.
 
     Args:
         trace: the run.
         span: where it held.
         extreme: so strong that it is an error whatever the loss does.
     """
-    return Severity.ERROR if span.at_end and (extreme or trace.stalled) else Severity.WARNING
+    failed = trace.stalled or (trace.knows_the_mean_only and not trace.too_early)
+    return Severity.ERROR if span.at_end and (extreme or failed) else Severity.WARNING
 
 
 def span_from_start(trace: Trace, held: BoolArray, known: BoolArray, extreme: BoolArray) -> Span | None:

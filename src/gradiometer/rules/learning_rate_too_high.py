@@ -57,6 +57,8 @@ BLOWN: Final = 9.0
 """The loss is ten times its first value right after the first step."""
 RISE: Final = 1.0
 """The loss rose to twice its first value. Ours: single batches of a regression reach 1.8 times without any long step."""
+RUINED: Final = 99.0
+"""Ours: with weights thrown by half of their size and a loss at a hundred times its start, what there was is gone."""
 BEYOND: Final = -0.3
 """Ours: an overshoot below this is a step that ended clearly beyond the bottom, whatever the noise of the batches."""
 BEYOND_SHARE: Final = 0.3
@@ -101,7 +103,8 @@ def find(trace: Trace) -> list[Finding]:
     violent = bool((overshoot[known & span] < -1.0).any())
     rise = _rise(trace)
     rose = rise >= RISE
-    failed = not recovered and (trace.stalled or (rose and (_still_up(trace) or _cut_off(trace))))
+    ruined = thrown and rise >= RUINED
+    failed = not recovered and (trace.stalled or ruined or (rose and (_still_up(trace) or _cut_off(trace))))
     undone = _undone(trace, int(trace.steps[long][0]))
     # shaken so, a network that was in order, is no more, and does not learn, says it twice
     shaken = undone and trace.stalled and bool(np.nanmax(size) >= SHAKEN)

@@ -145,7 +145,8 @@ def _slow(trace: Trace, losses: Losses) -> list[Finding]:
     sound = bool(np.mean(trace.sound_depth[settled]) > 0.5) if settled.any() else False
     overshoot = trace.overshoot[np.isfinite(trace.overshoot)]
     left = float(np.percentile(overshoot, 25)) if overshoot.size >= MANY_LOOKS else float("nan")
-    straight = trace.stalled and left >= WHOLE_SLOPE and losses.above_start < RISE
+    lasts = bool(trace.sound_depth[-max(1, trace.steps.size // 4) :].all())  # else what fell ill on the way is the cause
+    straight = lasts and trace.stalled and not trace.learned and left >= WHOLE_SLOPE and losses.above_start < RISE
     short = middle <= SHORT_STEP and trace.travel <= SHORT_WAY
     if not (short or straight) or not sound or (trace.running and trace.warming_up):
         return []

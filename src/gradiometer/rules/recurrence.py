@@ -15,11 +15,6 @@ from gradiometer.types import Role
 MIN_STEPS: Final = 8
 """Fewer calls of one module are shared layers rather than time, and no factor is multiplied often."""
 
-EXPLAINED: Final = 0.1
-"""Ours: an output that varies by less than a tenth of what is left of the loss explains next to nothing."""
-STANDS: Final = 0.1
-"""Ours: a loss that has fallen by less than a tenth of itself over the last two thirds of the run stands still."""
-
 
 @dataclass(frozen=True, slots=True)
 class Recurrence:
@@ -71,23 +66,3 @@ def _recurrence(sites: tuple[str, ...], length: int, y: FloatArray, *, unrolled:
         falls_towards_output(finite),
         unrolled,
     )
-
-
-def knows_the_mean_only(trace: Trace) -> bool:
-    """Whether a regression has learned the mean of its targets, and stands there.
-
-    Squared errors fall from mean^2 + variance to the variance of the targets by that alone, which may be most of the loss.
-    What tells it: the share of the output that varies over the batch is then far below end / start of the loss; of a
-    network that explains its targets it is far above (both are shares of the mean square of the targets).
-    """
-    moved = trace.learning
-    if len(trace.losses) != 1 or not (np.isfinite(moved.fall) and 0.0 < moved.end < moved.start) or not trace.chains:
-        return False
-    shares = trace.varying_share[:, trace.chains[0]]
-    known = shares[~np.isnan(shares).all(axis=1)]
-    if not known.size:
-        return False
-    last = known[-1][~np.isnan(known[-1])][-1]
-    losses = trace.losses[0]
-    still = losses.drift(2.0 / 3.0) * losses.unit < STANDS * moved.end
-    return bool(still and last < EXPLAINED * moved.end / moved.start)

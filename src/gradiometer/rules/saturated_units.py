@@ -11,8 +11,9 @@ How we tell:
     Share of elements beyond .05/.95 (sigmoid), .97 (tanh) or at the ends (clipped), in hidden layers, lasting beyond the
     first five steps; and the rms slope against the steepest one. An activation after the last layer with weights of its
     network is an output and may saturate when the training has converged. A few saturated activations in a network that
-    learns may well be gates and are only a note; it is a warning when most of all activations are saturated, and an error
-    when the training keeps more than half of its loss.
+    learns may well be gates and are only a note; it is a warning when most of all activations are saturated. It is an error
+    when the training keeps more than half of its loss and most of them are, or nearly all of the first one, which all of
+    the input goes through.
 
 When it is wrong:
     Gates (LSTM-like, attention-like, squeeze-and-excite) that have learned to be open or shut.
@@ -42,6 +43,8 @@ NAME: Final = "saturated-units"
 
 WARN_SHARE: Final = 0.75
 """Half would be a natural level; trained healthy tanh networks come near that."""
+SHUT_SHARE: Final = 0.95
+"""Ours: one unit of twenty still has a slope."""
 ERROR_SHARE: Final = 0.9
 """Our level: one unit in ten is left to pass a gradient."""
 
@@ -67,8 +70,11 @@ def find(trace: Trace) -> list[Finding]:
     names = trace.names(index)
     top = int(worst[np.argmax(share[look, worst])])
     most = 2 * len(worst) > len(trace.with_role(Role.ACTIVATION))
+    # whatever the others do: all of the input goes through the first one; later ones may be gates
+    front = int(trace.with_role(Role.ACTIVATION)[0])
+    shut = bool((share[look, index == front] >= SHUT_SHARE).any())
     severity = Severity.INFO if trace.learned and not most else Severity.WARNING
-    if span.at_end and (trace.stalled or (most and trace.suffers)) and share[look, top] >= ERROR_SHARE:
+    if span.at_end and (trace.stalled or ((most or shut) and trace.suffers)) and share[look, top] >= ERROR_SHARE:
         severity = Severity.ERROR
     slope = float(trace.slope[look, index[top]])
     sentence = f"{100 * share[look, top]:.0f} % of `{names[top]}` is saturated, {when(span)}"

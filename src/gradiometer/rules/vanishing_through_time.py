@@ -39,7 +39,7 @@ import numpy as np
 from gradiometer.record.depth import ZERO_DECADES
 from gradiometer.record.trace import Trace
 from gradiometer.rules.judging import Case, factor, moved, when, worst_case
-from gradiometer.rules.recurrence import Recurrence, knows_the_mean_only, recurrences
+from gradiometer.rules.recurrence import Recurrence, recurrences
 from gradiometer.types import Evidence, Finding, Severity
 
 NAME: Final = "vanishing-through-time"
@@ -59,7 +59,7 @@ HELPS: Final = (
 
 def find(trace: Trace) -> list[Finding]:
     """At most one finding, of the recurrent layer that has it worst; see the module's text."""
-    if trace.too_early or not (trace.stalled or knows_the_mean_only(trace)) or moved(trace) < MOVED:
+    if trace.too_early or not (trace.stalled or trace.knows_the_mean_only) or moved(trace) < MOVED:
         return []
     return worst_case(_judge(trace, layer) for layer in recurrences(trace))
 
