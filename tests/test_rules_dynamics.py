@@ -723,6 +723,18 @@ def test_a_scaler_that_skips_many() -> None:
     assert found(skipped_steps, run(flags=flags)).severity is Severity.WARNING
 
 
+def test_a_script_that_never_steps() -> None:
+    still = run(STUCK, weight=np.zeros((len(LOOKS), 1)), optimizer={})
+    never = replace(still, events=())
+    finding = found(skipped_steps, never)
+    assert finding.severity is Severity.ERROR
+    assert finding.sentence.startswith("No step is ever taken: after 400 backward passes")
+    moving = run(STUCK, weight=np.linspace(0.0, 0.1, len(LOOKS))[:, None], optimizer={})
+    assert skipped_steps.find(replace(moving, events=())) == [], "weights that the script moves by itself"
+    assert skipped_steps.find(run(STUCK, weight=np.zeros((len(LOOKS), 1)))) == [], "an optimizer was seen"
+    assert skipped_steps.find(never.until(30)) == []
+
+
 @pytest.mark.parametrize(
     "skipped",
     [

@@ -11,8 +11,9 @@ Why it hurts:
 How we tell:
     By exclusion, of what can be measured: the loss did not fall clearly, its last half has no slope, the weights have
     travelled at least half of their size, no step threw them, nothing vanishes, explodes, goes blind or dies along depth.
-    It is an error only where the loss stands at the level of guessing (ln of the number of classes) for long. Else a flat
-    loss may be all there is to reach: a training that was resumed when it had converged, or noise, and it is a warning.
+    It is an error only where the loss stands at the level of guessing (ln of the number of classes) for long, and never
+    left it. Else a flat loss may be all there is to reach: a training that was resumed when it had converged, or noise, and
+    it is a warning.
 
 When it is wrong:
     A resumed training; a loss that rightly does not fall. Some tasks stay flat for long and then fall at once.
@@ -55,6 +56,8 @@ FLAT: Final = 0.03
 """Fall of the loss over the last half of the run, as a share of its start, below which it is flat (ours)."""
 DRIFT_SIGMA: Final = 4.0
 """A fall of this many standard errors is a fall, however small."""
+A_LITTLE: Final = 0.05
+"""A loss that has fallen by this share has learned something: where labels are noisy that may be all there is (ours)."""
 MIN_WAY: Final = 0.5
 """Sum of update / weight below which the steps are too short to tell (the same level as for a low learning rate)."""
 RISE: Final = 1.0
@@ -95,6 +98,7 @@ def find(trace: Trace) -> list[Finding]:
     if overshoot.size >= MIN_LOOKS and float(np.percentile(overshoot, 25)) >= WHOLE_SLOPE:
         return []
     straight = late.size >= MIN_LOOKS and float(np.percentile(late, 25)) >= STRAIGHT
+    nothing = trace.learning.fall < A_LITTLE
     long_enough = trace.steps_seen >= LONG or not trace.running  # one that has ended will not fall any more
     evidence = [
         Evidence(
@@ -112,7 +116,7 @@ def find(trace: Trace) -> list[Finding]:
     last = int(trace.ledger.step[-1])
     finding = Finding(
         rule=NAME,
-        severity=Severity.ERROR if long_enough and (trace.at_chance or straight) else Severity.WARNING,
+        severity=Severity.ERROR if long_enough and nothing and (trace.at_chance or straight) else Severity.WARNING,
         confidence=0.6,
         sites=(),
         steps=(int(losses.step[0]), last),

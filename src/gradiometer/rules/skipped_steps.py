@@ -1,7 +1,8 @@
 """Skipped steps: a gradient scaler that drops the steps instead of finding a scale.
 
 What it finds:
-    Steps that the optimizer did not take, because a gradient was not finite at the loss scale that was tried.
+    Steps that the optimizer did not take, because a gradient was not finite at the loss scale that was tried; and a script
+    that computes gradients and never takes a step with them.
 
 Why it hurts:
     Training in float16 multiplies the loss so that small gradients survive, and halves the factor whenever one overflows.
@@ -11,7 +12,8 @@ Why it hurts:
 How we tell:
     The share of skipped steps among the last ones (a fifth of the run, at least twenty). The search at the start costs
     some ten steps and one in about two thousand afterwards, and is not counted. It is an error where half of the last
-    steps are lost, a warning from a tenth on.
+    steps are lost, a warning from a tenth on. Where backward passes were seen and never a step of an optimizer, and no
+    weight has changed by the last bit, nobody steps: a condition that never holds, a call that is missing.
 
 When it is wrong:
     A script that skips steps on purpose with the scaler's own means (by making gradients infinite).
@@ -43,6 +45,8 @@ WARN_SHARE: Final = 0.1
 """Ours: two hundred times what a scaler needs that doubles its scale every 2000 steps."""
 LAST_STEPS: Final = 20
 """From how many steps on that is judged, and how many of the last are counted at least."""
+MANY_BACKWARDS: Final = 50
+"""Backward passes from which it is no accumulation of gradients for a first step (ours)."""
 
 HELPS: Final = (
     "train in bfloat16, which needs no loss scale",
@@ -53,6 +57,8 @@ HELPS: Final = (
 
 def find(trace: Trace) -> list[Finding]:
     """At most one finding; see the module's text."""
+    if never := _never_taken(trace):
+        return never
     skipped = trace.ledger.has(Flag.SKIPPED)
     last = skipped[-max(LAST_STEPS, skipped.size // 5) :]
     share = float(last.mean()) if last.size else 0.0
@@ -91,5 +97,36 @@ def find(trace: Trace) -> list[Finding]:
         evidence=tuple(evidence),
         helps=HELPS,
         peak=int(steps[0]),
+    )
+    return [finding]
+
+
+def _never_taken(trace: Trace) -> list[Finding]:
+    """Gradients are computed, and the weights are to the last bit what they were."""
+    if trace.optimizers or trace.steps_seen < MANY_BACKWARDS or not trace.stalled:
+        return []
+    squares = trace.values["weight_sumsq"][:, trace.weights]
+    known = squares[:, np.isfinite(squares).all(axis=0)] if squares.size else squares
+    if known.shape[0] < 2 or not known.shape[1] or bool((known != known[0]).any()):
+        return []
+    last = int(trace.ledger.step[-1])
+    finding = Finding(
+        rule=NAME,
+        severity=Severity.ERROR,
+        confidence=0.9,
+        sites=(),
+        steps=(0, last),
+        sentence=f"No step is ever taken: after {trace.steps_seen} backward passes every weight is what it was at the start.",
+        evidence=(
+            Evidence(
+                "backward passes without a step of an optimizer",
+                float(trace.steps_seen),
+                float(MANY_BACKWARDS),
+                "ours",
+                "a weight that has moved",
+            ),
+        ),
+        helps=("look at the condition under which optimizer.step() is called", *HELPS[2:]),
+        peak=0,
     )
     return [finding]
