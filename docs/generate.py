@@ -129,7 +129,7 @@ def detection_totals_table(data: dict[str, Any]) -> str:
 def detection_first_table(data: dict[str, Any]) -> str:
     """The first reading of the evaluation half beside the present one."""
     now = json.loads((RESULTS / "detection.json").read_text(encoding="utf-8"))["halves"]["evaluation"]["totals"]
-    rows = ["| | first reading, blind | after the repairs, no longer blind |", "|---|---|---|"]
+    rows = ["| | blind | after the repairs, no longer blind |", "|---|---|---|"]
     for name in (
         "recall",
         "false alarms",
@@ -174,7 +174,7 @@ def detection_peers_table(data: dict[str, Any]) -> str:
     own = data["same trainings"]
     rows.append(f"| **gradiometer** | {_rate(own['recall'])} | {_rate(own['false alarms'])} | | | 0 |")
     first = data["same trainings, first reading"]
-    rows.append(f"| gradiometer, first reading | {_rate(first['recall'])} | {_rate(first['false alarms'])} | | | 0 |")
+    rows.append(f"| gradiometer, blind | {_rate(first['recall'])} | {_rate(first['false alarms'])} | | | 0 |")
     for peer, p in data.get("peers", {}).items():
         cells = (p["recall"], p["false alarms"], p["recall with warnings"], p["false alarms with warnings"])
         rows.append(f"| {peer} | {' | '.join(_rate(c) for c in cells)} | {p['could not be run on']} |")

@@ -724,12 +724,13 @@ def test_a_scaler_that_skips_many() -> None:
 
 
 def test_a_script_that_never_steps() -> None:
-    still = run(STUCK, weight=np.zeros((len(LOOKS), 1)), optimizer={})
+    none: dict[str, Any] = {"optimizer": {}, "each_step": {"optimizer": -1.0}}
+    still = run(STUCK, weight=np.zeros((len(LOOKS), 1)), **none)
     never = replace(still, events=())
     finding = found(skipped_steps, never)
     assert finding.severity is Severity.ERROR
     assert finding.sentence.startswith("No step is ever taken: after 400 backward passes")
-    moving = run(STUCK, weight=np.linspace(0.0, 0.1, len(LOOKS))[:, None], optimizer={})
+    moving = run(STUCK, weight=np.linspace(0.0, 0.1, len(LOOKS))[:, None], **none)
     assert skipped_steps.find(replace(moving, events=())) == [], "weights that the script moves by itself"
     assert skipped_steps.find(run(STUCK, weight=np.zeros((len(LOOKS), 1)))) == [], "an optimizer was seen"
     assert skipped_steps.find(never.until(30)) == []

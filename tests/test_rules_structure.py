@@ -615,7 +615,9 @@ def test_rows_that_are_choices_before_the_first_step() -> None:
 
 def test_rows_that_are_choices_from_the_first_step_in_a_training_that_gets_less_than_half_way() -> None:
     assert one(attention_collapse.find(attending(0.05, 0.99, loss=np.geomspace(1.0, 0.6, STEPS)))).severity is Severity.ERROR
-    assert one(attention_collapse.find(attending(0.05, 0.99, loss=np.geomspace(1.0, 0.3, STEPS)))).severity is Severity.WARNING
+    slow = attending(0.05, 0.99, loss=np.geomspace(1.0, 0.3, STEPS))
+    assert one(attention_collapse.find(slow)).severity is Severity.ERROR
+    assert one(attention_collapse.find(replace(slow, running=True))).severity is Severity.WARNING, "it may yet open"
 
 
 def test_steep_logits_over_few_places() -> None:

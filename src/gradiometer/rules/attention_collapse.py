@@ -12,8 +12,8 @@ How we tell:
     The mean entropy of the rows as a share of the largest possible (1 uniform, 0 one choice), and the share of rows with more
     than 0.99 on one entry, in at least half of the attention layers, lasting to the end; and a loss that has not
     fallen, or that ends well above the best it had. Heads of a trained model are rightly sharp, and say nothing while it trains
-    well. Rows that are choices before the first step have learned none: a warning, and an error where they never
-    open and the loss has not fallen by nine tenths. With few places to look at some rows are undecided by chance; there
+    well. Rows that are choices before the first step and at the end have learned none: an error where the loss has not
+    fallen by nine tenths, and a warning else. With few places to look at some rows are undecided by chance; there
     logits above 50 from the first step on, and less than half of the entropy, are enough in a training that fails. Logits in
     the tens of thousands are a warning.
 
@@ -88,7 +88,7 @@ def find(trace: Trace) -> list[Finding]:
     born = bool(collapsed.size and trace.steps[0] == 0 and collapsed[0])
     frozen = np.count_nonzero((spread <= FROZEN) & known, axis=1) * 2 >= np.maximum(np.count_nonzero(known, axis=1), 1)
     stuck = born and bool(np.all(frozen | ~known.any(axis=1))) and trace.learning.fall < LEARNED_WELL
-    fails = trace.stalled or _undone(trace) or stuck or (born and trace.suffers)
+    fails = trace.stalled or _undone(trace) or stuck or (born and not trace.running and trace.learning.fall < LEARNED_WELL)
     collapse = fails or born
     held = collapsed if collapse else huge.any(axis=1)
     span = trace.span(np.asarray(held), np.asarray(np.any(trace.recorded[Group.ATTENTION][:, index], axis=1)))

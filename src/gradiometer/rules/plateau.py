@@ -54,6 +54,8 @@ MIN_LOOKS: Final = 8
 """Overshoots, of the second half of the looks, that it takes to say so."""
 FLAT: Final = 0.03
 """Fall of the loss over the last half of the run, as a share of its start, below which it is flat (ours)."""
+CREEP: Final = 0.2
+"""A loss that creeps up by less than this share of its start over the last half gets nowhere as one that stands (ours)."""
 DRIFT_SIGMA: Final = 4.0
 """A fall of this many standard errors is a fall, however small."""
 A_LITTLE: Final = 0.05
@@ -79,7 +81,7 @@ def find(trace: Trace) -> list[Finding]:
     drift, error = losses.drift(), losses.drift_error()
     if not np.isfinite(drift) or losses.value.size < MIN_STEPS or trace.warming_up:
         return []
-    flat = abs(drift) < FLAT and drift < DRIFT_SIGMA * error + 0.1 * FLAT
+    flat = -CREEP < drift < FLAT and drift < DRIFT_SIGMA * error + 0.1 * FLAT
     settled = trace.steps >= SETTLE
     sizes = trace.typical_step[settled]
     sizes = sizes[np.isfinite(sizes)]

@@ -105,6 +105,8 @@ def _never_taken(trace: Trace) -> list[Finding]:
     """Gradients are computed, and the weights are to the last bit what they were."""
     if trace.optimizers or trace.steps_seen < MANY_BACKWARDS or not trace.stalled:
         return []
+    if not bool(np.all(trace.ledger["optimizer"] < 0.0)):  # a number below zero: no optimizer, the backward pass counts
+        return []
     squares = trace.values["weight_sumsq"][:, trace.weights]
     known = squares[:, np.isfinite(squares).all(axis=0)] if squares.size else squares
     if known.shape[0] < 2 or not known.shape[1] or bool((known != known[0]).any()):
