@@ -1,4 +1,4 @@
-"""Writes what the docs take from the code and from the benchmarks: a page for each rule, and the tables of other pages.
+"""Writes what the docs take from the code and from the benchmarks: a page for each rule and remedy, and tables of other pages.
 
 python docs/generate.py           write
 python docs/generate.py --check   say what is out of date; exit status 1 if anything is
@@ -16,14 +16,23 @@ from typing import Any
 
 from gradiometer.errors import GradiometerError
 from gradiometer.preflight import PAGES
+from gradiometer.remedies import REMEDIES
+from gradiometer.remedies.base import Option, Remedy
 from gradiometer.rules import RULES
 from gradiometer.theory import ACTIVATIONS, MeanField, critical_initialisation, edge_at
 from gradiometer.theory.criticality import unit_variance_gain
 from gradiometer.theory.finite_width import jacobian_variance
+from gradiometer.types import Safety
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 RULE_TEXTS = {rule.name: rule.doc for rule in RULES} | PAGES
+CUTS = {
+    Safety.SAME_FUNCTION: "other numbers to start from; model and training stay what they are",
+    Safety.CHANGES_TRAINING: "changes the training, not the model",
+    Safety.CHANGES_MODEL: "changes the model",
+}
+"""How deep a remedy cuts, in words."""
 
 
 def rules_page() -> str:
@@ -56,6 +65,69 @@ def rule_page(name: str, doc: str) -> str:
     head = f"# {name}\n\n{said[0].upper()}{said[1:]}\n\n"
     foot = "\n\n[All rules](../rules.md) · written from the rule's own text by `python docs/generate.py`\n"
     return f"{head}{picture}{_markdown(body)}{foot}"
+
+
+def remedies_page() -> str:
+    """docs/remedies.md: the list of remedies, each with a page of its own."""
+    return f"""# Remedies
+
+What `gradiometer cure` tries, and what a prescription may hold ([cure.md](cure.md)). Every remedy has a page: what it does,
+when it helps, when it does not, what it costs, and its settings. `gradiometer explain REMEDY` prints the same text.
+
+{_remedies_table("remedies/")}
+
+The table is in the order in which remedies are applied, whatever order a prescription lists them in: what changes the
+architecture comes before what sets the numbers in it, and both before what acts on gradients.
+"""
+
+
+def remedy_page(remedy: Remedy) -> str:
+    """docs/remedies/NAME.md: the text of a remedy and its settings."""
+    title, _, body = remedy.text.strip().partition("\n")
+    said = title.split(": ", 1)[-1]
+    rows = ["| setting | if nobody says | what it is |", "|---|---|---|"]
+    rows += [f"| `{o.name}` | {_value(o.default)} | {_meaning(o)} |" for o in remedy.options]
+    return "\n".join(
+        (
+            f"# {remedy.name}\n\n{said[0].upper()}{said[1:]}\n",
+            f"It {_cut(remedy)}.{' It must see the first batch.' if remedy.needs_batch else ''}\n",
+            f"{_markdown(body)}\n",
+            "**Settings.**\n",
+            *rows,
+            "\n[All remedies](../remedies.md) · written from the remedy's own text by `python docs/generate.py`\n",
+        )
+    )
+
+
+def _cut(remedy: Remedy) -> str:
+    said = CUTS[remedy.safety]
+    return f"sets {said}" if remedy.safety is Safety.SAME_FUNCTION else said
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"`{value:g}`"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`" if value != "" else ""
+
+
+def _meaning(option: Option) -> str:
+    choices = [_value(choice) for choice in option.choices]
+    listed = f" One of {', '.join(choices)}." if choices else ""
+    words = f" Or {', '.join(_value(word) for word in option.words)}." if option.words else ""
+    return f"{option.meaning[0].upper()}{option.meaning[1:].rstrip('.')}.{listed}{words}".replace("|", "\\|")
+
+
+def remedies_table() -> str:
+    """One line a remedy."""
+    return _remedies_table("docs/remedies/")
+
+
+def _remedies_table(folder: str) -> str:
+    rows = ["| remedy | what it does | how deep it cuts |", "|---|---|---|"]
+    for remedy in REMEDIES:
+        said = remedy.text.strip().splitlines()[0].split(": ", 1)[-1]
+        rows.append(f"| [`{remedy.name}`]({folder}{remedy.name}.md) | {said} | {remedy.safety.value} |")
+    return "\n".join(rows)
 
 
 def _markdown(body: str) -> str:
@@ -399,7 +471,7 @@ def _forecast_halves(data: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def filled(text: str) -> str:
     """A page with its tables filled in."""
-    tables = {"rules": rules_table()}
+    tables = {"rules": rules_table(), "remedies": remedies_table()}
     if "<!-- theory" in text:
         tables |= {
             "theory edge": theory_edge_table(),
@@ -443,9 +515,12 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "error-rates.md",
     )
     rules = {ROOT / "docs" / "rules" / f"{name}.md": rule_page(name, doc) for name, doc in RULE_TEXTS.items()}
+    remedies = {ROOT / "docs" / "remedies" / f"{remedy.name}.md": remedy_page(remedy) for remedy in REMEDIES}
     return {
         ROOT / "docs" / "rules.md": rules_page(),
         **rules,
+        ROOT / "docs" / "remedies.md": remedies_page(),
+        **remedies,
         **{p: filled(p.read_text(encoding="utf-8")) for p in with_tables},
     }
 

@@ -11,11 +11,15 @@ from types import ModuleType
 
 import pytest
 
+from gradiometer.remedies import NAMES, REMEDIES
+from gradiometer.remedies.base import Remedy
 from gradiometer.rules import RULES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 HEADINGS = ["What it finds", "Why it hurts", "How we tell", "When it is wrong", "What helps", "References"]
+
+REMEDY_HEADINGS = ["What it does", "When it helps", "When it does not", "Cost", "References"]
 
 
 def script(name: str) -> ModuleType:
@@ -58,6 +62,19 @@ def test_picture_of_the_forecast_shows_the_results() -> None:
 def test_every_rule_explains_itself_under_the_same_headings(rule: object) -> None:
     found = re.findall(r"^(\w[\w ]*):$", rule.doc, flags=re.M)  # type: ignore[attr-defined]
     assert found == HEADINGS
+
+
+@pytest.mark.parametrize("remedy", REMEDIES, ids=lambda r: r.name)
+def test_every_remedy_explains_itself_under_the_same_headings(remedy: Remedy) -> None:
+    assert re.findall(r"^(\w[\w ]*):$", remedy.text, flags=re.M) == REMEDY_HEADINGS
+    page = (ROOT / "docs" / "remedies" / f"{remedy.name}.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\*\*(.+)\.\*\*$", page, flags=re.M) == [*REMEDY_HEADINGS, "Settings"]
+    for option in remedy.options:
+        assert f"| `{option.name}` |" in page
+
+
+def test_no_page_is_left_of_a_remedy_that_is_gone() -> None:
+    assert {p.stem for p in (ROOT / "docs" / "remedies").glob("*.md")} == set(NAMES)
 
 
 @pytest.mark.parametrize("document", PAGES, ids=lambda p: p.name)

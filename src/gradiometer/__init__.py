@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from gradiometer.errors import GradiometerError as GradiometerError
     from gradiometer.preflight.result import Preflight as Preflight
     from gradiometer.probe.attach import Watch as Watch
+    from gradiometer.probe.attach import log as log
     from gradiometer.probe.attach import watch as watch
     from gradiometer.record.run import Run as Run
     from gradiometer.record.run import load as load
     from gradiometer.record.trace import Trace as Trace
+    from gradiometer.remedies.bedside import treat as treat
     from gradiometer.rules import diagnose as diagnose
+    from gradiometer.trial.notebook import cure as cure
     from gradiometer.types import Evidence as Evidence
     from gradiometer.types import Finding as Finding
     from gradiometer.types import Severity as Severity
@@ -30,6 +33,9 @@ _HOME = {
     "GradiometerError": "gradiometer.errors",
     "Watch": "gradiometer.probe.attach",
     "watch": "gradiometer.probe.attach",
+    "log": "gradiometer.probe.attach",
+    "treat": "gradiometer.remedies.bedside",
+    "cure": "gradiometer.trial.notebook",
     "Run": "gradiometer.record.run",
     "load": "gradiometer.record.run",
     "Trace": "gradiometer.record.trace",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import io
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from enum import StrEnum
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Never
 
@@ -21,6 +24,7 @@ from gradiometer.types import Severity, VerdictWord
 if TYPE_CHECKING:
     from gradiometer.monitor import Announcement
     from gradiometer.report.summary import Summary
+    from gradiometer.trial.race import Board
 
 USAGE_STATUS: Final = 2
 """Exit status when gradiometer was used wrongly; the command's own status is passed on otherwise."""
@@ -86,6 +90,10 @@ def run(
         float, typer.Option(metavar="PERCENT", help="Share of the training's time that watching may take.")
     ] = 1.0,
     every: Annotated[int | None, typer.Option(metavar="N", help="Look closely at every N-th step, whatever it costs.")] = None,
+    prescription: Annotated[
+        Path | None,
+        typer.Option("--with", metavar="PRESCRIPTION", help="Treat the models that are trained, as the file says."),
+    ] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Record and summarise only; write no report.html.")] = False,
 ) -> None:
     """Watch a training without a change to its code, then say what is wrong with it.
@@ -94,6 +102,7 @@ def run(
     gradiometer run train.py --epochs 3
     gradiometer run --out runs/a -- torchrun --nproc-per-node 2 train.py
     gradiometer run -- python -m package.train
+    gradiometer run --with prescription.json train.py
 
     The exit status is the command's own; the summary goes to standard error.
     """
@@ -105,9 +114,14 @@ def run(
     if every is not None and every < 1:
         raise GradiometerError(f"--every is {every}.", "Give a number of steps, at least 1.")
     resolved = launch.resolve(command)
+    if prescription is not None:
+        from gradiometer.remedies.prescription import read
+
+        read(prescription)  # what is wrong with it is told before anything starts
     folder = create_folder(out, resolved, __version__)
     monitor = Monitor(folder, _announce)
-    outcome = launch.launch(resolved, folder, overhead=overhead / 100.0, every=every, tick=monitor.tick)
+    share = overhead / 100.0
+    outcome = launch.launch(resolved, folder, overhead=share, every=every, prescription=prescription, tick=monitor.tick)
     launch.note(folder, monitor.facts())
     _after_the_run(lambda: _conclude(folder, html=not no_report))
     raise typer.Exit(outcome.status)
@@ -217,6 +231,82 @@ def check(
     raise typer.Exit(int(found.fails(Severity(fail_on.value))))
 
 
+@app.command(context_settings=_AS_GIVEN)
+def cure(
+    command: Annotated[
+        list[str], typer.Argument(metavar="CMD", help="A training script and its arguments, or -- and any command.")
+    ],
+    steps: Annotated[int, typer.Option(metavar="N", help="Optimizer steps of a full trial.")] = 300,
+    budget: Annotated[
+        int | None, typer.Option(metavar="N", help="Optimizer steps of all trials together; 20 full trials by default.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="K", help="Seeds over which the cure must hold.")] = 3,
+    jobs: Annotated[
+        int | None, typer.Option(metavar="J", help="Trials at a time; as many as processors, at most 4, and 1 with a GPU.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="REMEDY", help="Use only this remedy; may be repeated.")] = None,
+    without: Annotated[list[str] | None, typer.Option(metavar="REMEDY", help="Leave this remedy out; may be repeated.")] = None,
+    format: Annotated[Format, typer.Option("--format", "-f", help="text, html or json.")] = Format.TEXT,  # noqa: A002
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for everything; one that was begun is gone on with.")
+    ] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Run the trials in this folder itself, one at a time, instead of in copies.")
+    ] = False,
+) -> None:
+    """Find the smallest change that makes a training work, and prove it beside an untreated run.
+
+    
+    gradiometer cure train.py --epochs 3
+    gradiometer cure --steps 500 --out cures/a -- python -m package.train
+
+    Each trial is your own command in a fresh process and a scratch copy of this folder, treated before its first step and
+    ended after N steps. What cures is left as a change of your code and as a prescription that `gradiometer run --with` takes.
+    Exit status: 0 cured or already well, 1 no cure found, 2 could not be run.
+    """
+    from gradiometer.trial import command as curing
+    from gradiometer.trial.prescribe import Choice
+    from gradiometer.trial.race import BUDGET, Board, Plan
+    from gradiometer.trial.result import Outcome
+
+    folder = (out if out is not None else curing.new_folder()).absolute()
+    plan = Plan(steps, BUDGET * steps if budget is None else budget, seeds, curing.default_jobs() if jobs is None else jobs)
+    wishes = curing.Wishes(plan, Choice(tuple(only or ()), tuple(without or ())), folder, in_place)
+    board = Board()
+    with _shown(board, folder):
+        found = curing.cure_command(command, wishes, board=board)
+    from gradiometer.report import cure as formats
+    from gradiometer.report import write
+
+    page = write(folder / "cure.html", formats.render_html(found))
+    if format is Format.JSON:
+        typer.echo(formats.render_json(found), nl=False)
+    elif format is Format.HTML:
+        typer.echo(page)
+    else:
+        formats.print_cure(found, Console())
+        typer.echo(f"Report: {page}")
+    if found.outcome is Outcome.INTERRUPTED:
+        raise typer.Exit(130)
+    raise typer.Exit(int(found.outcome is Outcome.NO_CURE))
+
+
+@contextlib.contextmanager
+def _shown(board: Board, folder: Path) -> Generator[None]:
+    """Show a race on standard error while it runs: a live table on a terminal, a line for every trial elsewhere."""
+    from rich.live import Live
+
+    from gradiometer.report.cure import line, live
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Live(get_renderable=lambda: live(board, folder), console=console, refresh_per_second=4, transient=True):
+            yield
+        return
+    board.back = lambda trial: typer.echo(f"gradiometer: {line(trial)}", err=True)
+    yield
+
+
 @app.command()
 def report(
     folder: Annotated[
@@ -280,19 +370,31 @@ def runs(
 
 @app.command()
 def explain(
-    rule: Annotated[str | None, typer.Argument(help="Name of a rule; without one the rules are listed.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A rule or a remedy; without one they are listed.")
+    ] = None,
 ) -> None:
-    """Explain a rule: what it finds, why it hurts, how we tell, when it is wrong, what helps."""
+    """Explain a rule (what it finds, how we tell, when it is wrong) or a remedy (what it does, when it helps, when not)."""
     from gradiometer.preflight import PAGES
+    from gradiometer.remedies import NAMES
     from gradiometer.rules import RULES, rule_named
 
     pages = {known.name: known.doc for known in RULES} | PAGES
-    if rule is not None:
-        typer.echo((pages.get(rule) or rule_named(rule).doc).strip())
+    remedies = {known: _remedy_page(known) for known in NAMES}
+    if name is not None:
+        typer.echo((pages.get(name) or remedies.get(name) or rule_named(name).doc).strip())
         return
-    width = max(map(len, pages))
-    for name, text in pages.items():
-        typer.echo(f"{name:{width}}  {text.strip().splitlines()[0].split(': ', 1)[-1]}")
+    width = max(map(len, (*pages, *remedies)))
+    for heading, listed in (("Rules", pages), ("Remedies", remedies)):
+        typer.echo(f"{heading}:")
+        for known, text in listed.items():
+            typer.echo(f"  {known:{width}}  {text.strip().splitlines()[0].split(': ', 1)[-1]}")
+
+
+def _remedy_page(name: str) -> str:
+    """The text of a remedy, read from its file: importing it would import torch."""
+    source = files("gradiometer.remedies").joinpath(f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
+    return ast.get_docstring(ast.parse(source)) or ""
 
 
 @app.command()

@@ -188,6 +188,7 @@ def launch(
     *,
     overhead: float,
     every: int | None,
+    prescription: Path | None = None,
     stdout: int | None = None,
     tick: Callable[[], object] | None = None,
 ) -> Outcome:
@@ -201,6 +202,7 @@ def launch(
         folder: run folder, made by `gradiometer.record.folder.create_folder`.
         overhead: share of the training's time the probe may take, in (0, 1].
         every: look at every n-th step whatever it costs; None lets the budget decide.
+        prescription: file of what the models of the command are treated with; None for nothing.
         stdout: file descriptor for the command's standard output; None leaves it alone.
         tick: called every `TICK` seconds while the command runs.
 
@@ -211,7 +213,7 @@ def launch(
     began = time.monotonic()
     forward = _Forward()
     with catching(forward):
-        child = start(command, _environment(folder, overhead, every), stdout=stdout)
+        child = start(command, _environment(folder, overhead, every, prescription), stdout=stdout)
         forward.to(child)
         code = _wait(child, tick)
     killer = -code if code < 0 else None
@@ -255,13 +257,14 @@ def _wait(child: subprocess.Popen[bytes], tick: Callable[[], object] | None) -> 
     return child.wait()
 
 
-def probe_environment(folder: Path, overhead: float, every: int | None) -> dict[str, str]:
+def probe_environment(folder: Path, overhead: float, every: int | None, prescription: Path | None = None) -> dict[str, str]:
     """Environment of a command under which every Python of it attaches the probe.
 
     Args:
         folder: run folder, absolute.
         overhead: share of the training's time the probe may take, in (0, 1].
         every: look at every n-th step whatever it costs; None lets the budget decide.
+        prescription: file of what the models of the command are treated with; None for nothing.
 
     Raises:
         GradiometerError: Python cannot search the path that Gradiometer is installed in.
@@ -283,6 +286,8 @@ def probe_environment(folder: Path, overhead: float, every: int | None) -> dict[
     environment.pop("GRADIOMETER_EVERY", None)
     if every is not None:
         environment["GRADIOMETER_EVERY"] = str(every)
+    if prescription is not None:
+        environment["GRADIOMETER_PRESCRIPTION"] = str(prescription.absolute())
     return environment
 
 
@@ -380,6 +385,8 @@ def explain_silence(run: Run) -> str:
         return error.message
     events = _Events(trace.events)
     steps = trace.steps_seen
+    if (refused := events.last("treatment-failed")) is not None:
+        return f"The command was ended, because its prescription could not be given: {refused.get('sentence')}"
     failed = events.last("probe-failed")
     if failed is not None:
         after = f" after {_count(steps)}" if steps else ""

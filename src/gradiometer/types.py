@@ -1,9 +1,13 @@
-"""The nouns every room shares: Site, Evidence, Finding. Plain frozen values, no behaviour beyond reading them."""
+"""The nouns every room shares: Site, Evidence, Finding, Treatment, Prescription.
+
+Plain frozen values, no behaviour beyond reading them.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -141,3 +145,58 @@ class Finding:
     shows: tuple[str, ...] = ()
     peak: int = -1
     because: str = ""
+
+
+class Safety(StrEnum):
+    """How deep a remedy cuts."""
+
+    SAME_FUNCTION = "same-function"  # other numbers to start from; the model and its training stay what they are
+    CHANGES_TRAINING = "changes-training"  # optimizer, clipping, schedule
+    CHANGES_MODEL = "changes-model"  # another architecture
+
+    @property
+    def rank(self) -> int:
+        """0 for the least invasive."""
+        return ("same-function", "changes-training", "changes-model").index(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """One remedy with its settings.
+
+    Attributes:
+        remedy: name of the remedy, e.g. ``initialise``.
+        settings: what is set, by name; plain values only. What is left out has the remedy's default.
+        sites: patterns (fnmatch) of qualified module names it is applied to; empty for wherever it fits.
+    """
+
+    remedy: str
+    settings: Mapping[str, str | float | bool] = field(default_factory=dict[str, "str | float | bool"])
+    sites: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """``initialise scheme=he``: what it is called in tables."""
+        return " ".join([self.remedy, *(f"{k}={_word(v)}" for k, v in self.settings.items())])
+
+
+@dataclass(frozen=True, slots=True)
+class Prescription:
+    """Treatments that are given together; the order in which they are applied is that of the remedies, not of this list.
+
+    Attributes:
+        treatments: at least one.
+        reason: why, in a sentence; empty if nobody said.
+    """
+
+    treatments: tuple[Treatment, ...]
+    reason: str = ""
+
+    @property
+    def label(self) -> str:
+        """The labels of its treatments, joined by plus signs."""
+        return " + ".join(t.label for t in self.treatments)
+
+
+def _word(value: str | float | bool) -> str:
+    return value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else f"{value:.4g}"

@@ -9,3 +9,5 @@ from typing import Final
 
 DEMO_SCRIPT: Final = Path(__file__).with_name("digits_train.py")
 """A plain PyTorch training: twenty sigmoid layers on digits."""
+DEMO_DATA: Final = Path(__file__).with_name("digits.npz")
+"""What it trains on; it looks for it beside itself."""

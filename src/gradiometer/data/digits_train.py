@@ -47,5 +47,8 @@ for step in range(args.steps):
     optimizer.step()
 
 with torch.no_grad():
-    accuracy = (model(images[test]).argmax(1) == labels[test]).float().mean()
-print(f"loss {loss.item():.3f}, test accuracy {accuracy:.3f} (a guess is right in 0.1 of cases)")
+    right = (model(images).argmax(1) == labels).float()
+print(
+    f"loss {loss.item():.3f}, training accuracy {right[train].mean():.3f}, test accuracy {right[test].mean():.3f} "
+    "(a guess is right in 0.1 of cases)"
+)

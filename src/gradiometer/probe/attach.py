@@ -6,17 +6,20 @@ import atexit
 import contextlib
 import gc
 import math
+import multiprocessing
 import multiprocessing.util
 import os
+import sys
 import traceback
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final, Never
 
 import torch
 
 from gradiometer.errors import GradiometerError
+from gradiometer.probe.evaluation import Evaluations
 from gradiometer.probe.observer import Observer
 from gradiometer.probe.rehearsal import Rehearsal
 from gradiometer.probe.safety import EventLog
@@ -25,7 +28,11 @@ from gradiometer.probe.taps import Taps
 from gradiometer.record.folder import create_folder
 
 DEFAULT_OVERHEAD: Final = 0.01
+TRIAL_FAILED: Final = 3
+"""Exit status of a trial that could not be recorded."""
 MIN_TORCH: Final = (2, 6)
+METRICS: Final = 1000
+"""Values that `log` writes of one name; of more than these it writes every 2nd, 4th, ..."""
 
 
 class Watch:
@@ -44,6 +51,7 @@ class Watch:
         *,
         of_run: bool = False,
         rehearse: str = "",
+        limit: int | None = None,
     ) -> None:
         self.folder = folder.absolute()
         self._of_run = of_run
@@ -53,8 +61,13 @@ class Watch:
             curvature = rehearse == "curvature"
             self._rehearsal = Rehearsal(self.folder, EventLog(self.folder), with_curvature=curvature, blocking=True)
         sampler = Sampler(overhead, every)
-        self._observer = Observer(self.folder, sampler, self._taps.set_module_hooks, optimizers, self._rehearsal)
+        hooks = self._taps.set_module_hooks
+        self._observer = Observer(self.folder, sampler, hooks, optimizers, self._rehearsal, limit, self._enough)
         self._events = self._observer.events  # one log: it warns once
+        self._evaluations: Evaluations | None = None
+        if limit is not None:
+            self._evaluations = Evaluations(self._events, lambda: self._observer.step, lambda: self._taps.quiet)
+        self._logged: dict[str, int] = {}
         self._attached = True
 
     def _install(self) -> None:
@@ -64,6 +77,8 @@ class Watch:
         except BaseException:
             self._taps.remove()
             raise
+        if self._evaluations is not None:
+            self._evaluations.install()
         atexit.register(self.detach)
         multiprocessing.util.register_after_fork(self, Watch._in_forked_child)
 
@@ -91,6 +106,8 @@ class Watch:
         atexit.unregister(self.detach)
         try:
             self._taps.remove()
+            if self._evaluations is not None:
+                self._evaluations.remove()
             self._observer.end()
         except Exception as error:  # noqa: BLE001  the training may be in the middle of anything
             self._log(error)
@@ -100,10 +117,28 @@ class Watch:
         self._attached = False
         atexit.unregister(self.detach)
         self._log(error)
-        try:
+        with contextlib.suppress(Exception):  # most likely for the same reason, and that has been told
             self._observer.recorder.close()
-        except Exception:  # noqa: BLE001  most likely for the same reason, and that has been told
+        if self._evaluations is not None:  # a trial without a record is of no use, and nothing would stop it
+            end_process(TRIAL_FAILED)
+
+    def _enough(self) -> None:
+        """A trial has come to its end."""
+        if self._evaluations is not None:
+            self._evaluations.flush()
+        self._events.add("enough", step=self._observer.step)
+        end_process(0)
+
+    def note_metric(self, name: str, value: Any) -> None:
+        """Write a value that the script reports of itself."""
+        count = self._logged[name] = self._logged.get(name, 0) + 1
+        stride = 1 << max(0, (count - 1) // METRICS).bit_length()
+        if count % stride:
             return
+        try:
+            self._events.add_minor("metric", step=self._observer.step, name=name, value=float(value))
+        except Exception:  # noqa: BLE001  the script's own mistake must not end its training
+            self._events.note(f"gradiometer.log: {name} is no number but {type(value).__name__}.")
 
     def _log(self, error: Exception) -> None:
         try:
@@ -139,7 +174,8 @@ def attach_from_environment() -> None:
     if not folder or _current is not None:
         return
     overhead, every = _overhead_from_environment(), _every_from_environment()
-    made = Watch(Path(folder), overhead, every, of_run=True, rehearse=os.environ.get("GRADIOMETER_CHECK", ""))
+    rehearse, limit = os.environ.get("GRADIOMETER_CHECK", ""), _count_from_environment("GRADIOMETER_STEPS")
+    made = Watch(Path(folder), overhead, every, of_run=True, rehearse=rehearse, limit=limit)
     made._install()  # pyright: ignore[reportPrivateUsage]
     _current = made
 
@@ -153,6 +189,46 @@ def muted() -> Generator[None]:
         yield
 
 
+def log(name: str | None = None, value: Any = None, /, **values: Any) -> None:
+    """Write numbers that the script knows of itself (an accuracy, say) into the run being recorded.
+
+    ``log("accuracy", 0.9)`` or ``log(accuracy=0.9, held_out=0.8)``. Does nothing where no run is being recorded. A verdict
+    on a treatment compares them.
+
+    Args:
+        name: what the number is.
+        value: anything that ``float`` takes.
+        **values: more of them, by name.
+    """
+    if _current is None or not _current.attached:
+        return
+    for known, number in {**({name: value} if name is not None else {}), **values}.items():
+        _current.note_metric(known, number)
+
+
+def event(kind: str, **facts: Any) -> None:
+    """Write an event into the run being recorded, if there is one."""
+    if _current is not None:
+        _current._events.add(kind, **facts)  # pyright: ignore[reportPrivateUsage]
+
+
+def end_process(status: int) -> Never:
+    """End this process here and now: none of the script's own handlers runs, but what it has printed is kept.
+
+    The record is complete, and no child process (a data worker) is left behind.
+    """
+    try:
+        if _current is not None:
+            _current.detach()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        for child in multiprocessing.active_children():
+            child.terminate()
+    finally:  # also when a handler of the script's (for children that die) raises
+        os._exit(status)
+
+
 def _overhead_from_environment() -> float:
     text = os.environ.get("GRADIOMETER_OVERHEAD") or str(DEFAULT_OVERHEAD)
     try:
@@ -163,10 +239,14 @@ def _overhead_from_environment() -> float:
 
 
 def _every_from_environment() -> int | None:
-    text = os.environ.get("GRADIOMETER_EVERY")
+    return _count_from_environment("GRADIOMETER_EVERY")
+
+
+def _count_from_environment(name: str) -> int | None:
+    text = os.environ.get(name)
     if not text:
         return None
-    return _checked_every(int(text) if text.isascii() and text.isdigit() else 0, f"GRADIOMETER_EVERY is {text!r}.")
+    return _checked_every(int(text) if text.isascii() and text.isdigit() else 0, f"{name} is {text!r}.")
 
 
 def _checked_overhead(overhead: float, sentence: str) -> float:

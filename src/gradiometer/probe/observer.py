@@ -55,6 +55,9 @@ class Observer:
         set_hooks: switches the module hooks on or off.
         optimizers: optimizer objects that exist already.
         rehearsal: gathers what a check wants of the first step, which is then not taken; None in a training.
+        limit: steps after which the training has gone on for long enough; None in a training that nobody stops.
+        enough: called when the next step after those begins: what the script does in between (evaluate, most likely) is
+            still wanted.
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class Observer:
         set_hooks: Callable[[bool], None],
         optimizers: Sequence[torch.optim.Optimizer] = (),
         rehearsal: Rehearsal | None = None,
+        limit: int | None = None,
+        enough: Callable[[], None] | None = None,
     ) -> None:
         self.events = EventLog(folder)
         self.recorder = Recorder(folder)
@@ -74,6 +79,8 @@ class Observer:
         self._sampler = sampler
         self._set_hooks = set_hooks
         self._rehearsal = rehearsal
+        self._limit = math.inf if limit is None else limit
+        self._enough = enough
         self._live = [weakref.ref(o) for o in optimizers]
         self._optimizers_known = False
         self._compiled = False
@@ -117,7 +124,9 @@ class Observer:
         self._flags = 0
         self._own_before = self.own_seconds
         elapsed = time.perf_counter() - self._began
-        if self._burst > 0 or self._sampler.look_at(self._step, elapsed, self.own_seconds, self.recorder.stride):
+        if self._step >= self._limit:
+            self._look = None  # it will not be taken
+        elif self._burst > 0 or self._sampler.look_at(self._step, elapsed, self.own_seconds, self.recorder.stride):
             # optimizers that take turns are looked at one after the other: one half of a GAN says little
             self._burst = min(len(self._optimizers), 3) - 1 if self._burst <= 0 else self._burst - 1
             self._look = Look(self._step, self._memory)
@@ -168,6 +177,11 @@ class Observer:
         for value in self._losses[1:]:
             total = total + value
         return total
+
+    @property
+    def step(self) -> int:
+        """How many steps are over."""
+        return self._step
 
     @property
     def wants_module_hooks(self) -> bool:
@@ -247,6 +261,8 @@ class Observer:
             if not self._optimizers_known:
                 self._finish_by_hand(self._trailing)
             self._trailing = None
+        if self._step >= self._limit and self._enough is not None:
+            self._enough()
         if self._backwards_total == 0:
             self.events.add("backward")
         self._backwards_total += 1

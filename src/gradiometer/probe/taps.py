@@ -72,6 +72,11 @@ class Taps:
         finally:
             self._busy = before
 
+    @property
+    def quiet(self) -> bool:
+        """Whether what goes on now is not led to the observer."""
+        return self._busy
+
     # ---- on and off ------------------------------------------------------------------------------------------------
 
     def install(self, observer: Observer) -> None:

@@ -19,6 +19,8 @@ EVENTS_ROOM = 1 << 16
 
 _journal: "Any" = None
 """Keeps the command's files; only in a check (`gradiometer check`), where it never takes a step."""
+_seeds: "Any" = None
+"""Shifts the seeds that the command sets; only in a trial."""
 
 
 def _quote(text: str) -> str:
@@ -89,13 +91,13 @@ class _Loader:
 class _Finder:
     """Finds nothing itself; when torch is imported, looks it up as the others would and wraps its loader.
 
-    In a check other modules are waited for too: those that write files without Python.
+    In a check other modules are waited for too: those that write files without Python. In a trial numpy's random numbers.
 
     It stays on ``sys.meta_path``: taking it off while another thread walks the list would make that thread skip a finder.
     """
 
     def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
-        if name not in _AWAITED or path is not None:
+        if name not in _AWAITED:
             return None
         try:
             for finder in list(sys.meta_path):
@@ -120,15 +122,38 @@ def _torch_is_here(torch: "Any") -> None:
             if _journal is not None:
                 what = "torch " + version if sys.version_info >= (3, 11) else "Python %d.%d" % sys.version_info[:2]  # noqa: UP031
                 _journal.refuse("The command uses " + what + "; Gradiometer needs Python 3.11 and torch 2.6, or newer.")
+            if os.environ.get("GRADIOMETER_PRESCRIPTION"):
+                _not_treated("torch " + version + " is too old")
             return  # the launcher says why nothing was measured
         if _journal is not None:
             _journal.torch_is_here(torch)
+        if _seeds is not None:
+            _seeds.torch_is_here(torch)
         _import_gradiometer()
         from gradiometer.probe.attach import attach_from_environment
 
         attach_from_environment()
     except Exception as error:  # noqa: BLE001  our failure never becomes the user's
         _warn(error)
+    if os.environ.get("GRADIOMETER_PRESCRIPTION"):
+        _treat()
+
+
+def _treat() -> None:
+    """Wait for a model to treat. A command that shall be treated never goes on untreated."""
+    try:
+        from gradiometer.remedies.ward import wait_from_environment
+
+        wait_from_environment()
+    except Exception as error:  # noqa: BLE001
+        _not_treated(type(error).__name__ + ": " + str(error))
+
+
+def _not_treated(reason: str) -> None:
+    _event("treatment-failed", remedy="", sentence=reason)
+    sys.stderr.write("gradiometer: the prescription cannot be given (" + reason + ")\n")
+    sys.stderr.flush()
+    os._exit(2)
 
 
 def _writer_is_here(module: "Any") -> None:
@@ -137,6 +162,14 @@ def _writer_is_here(module: "Any") -> None:
         getattr(_journal, module.__name__ + "_is_here")(module)
     except Exception:  # noqa: BLE001  another version of it than we know
         return
+
+
+def _numpy_is_here(numpy_random: "Any") -> None:
+    """Shift numpy's seeds (in a trial)."""
+    try:
+        _seeds.numpy_is_here(numpy_random)
+    except Exception as error:  # noqa: BLE001
+        _event("seeds-failed", error=type(error).__name__ + ": " + str(error))
 
 
 _AWAITED: "dict[str, Any]" = {"torch": _torch_is_here}
@@ -180,11 +213,18 @@ try:
 
         _journal = gradiometer_journal.start(os.environ["GRADIOMETER_RUN"])
         _AWAITED.update(dict.fromkeys(("safetensors", "h5py"), _writer_is_here))
+    if os.environ.get("GRADIOMETER_RUN") and os.environ.get("GRADIOMETER_SEED_SHIFT"):
+        import gradiometer_seeds  # the same
+
+        _seeds = gradiometer_seeds.start(os.environ["GRADIOMETER_SEED_SHIFT"])
+        _AWAITED["numpy.random"] = _numpy_is_here
     # PYTHONPATH stays as it is for the processes that this one starts
     sys.path[:] = [entry for entry in sys.path if entry != HERE]
     sys.path_importer_cache.pop(HERE, None)
     if os.environ.get("GRADIOMETER_RUN"):
         _event("python", version=".".join(str(n) for n in sys.version_info[:3]), executable=sys.executable)
+        if "numpy.random" in sys.modules and _seeds is not None:
+            _numpy_is_here(sys.modules["numpy.random"])
         if "torch" in sys.modules:  # a .pth file has imported it
             _torch_is_here(sys.modules["torch"])
         else:
