@@ -28,4 +28,5 @@ for step in range(400):
     if step % 20 == 19:
         with torch.no_grad():
             held = F.cross_entropy(model(inputs[:64]), labels[:64])
-        open("log.txt", "a").write(f"{step} {held.item():.4f}\n")
+        with open("log.txt", "a") as log:
+            log.write(f"{step} {held.item():.4f}\n")
