@@ -7,7 +7,7 @@ export PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD := 1
 .PHONY: help demo test lint format bench screenshots clean
 
 help:
-	@echo "make demo         run the demo: a sick training in, a diagnosis and a report out"
+	@echo "make demo         run the demo: two sick trainings in, a diagnosis, a cure and a proof out"
 	@echo "make test         run the tests"
 	@echo "make lint         ruff, pyright and the import contracts"
 	@echo "make bench        overhead, detection and forecast benchmarks (an hour)"

@@ -4,7 +4,9 @@
 
 benchmarks/depth_train.py is the training: no normalisation, no shortcuts, PyTorch's default weights, Adam at 1e-4. It is run
 as it is; then `gradiometer cure` looks for what makes it train, and is told nothing; then the whole training is run with the
-prescription (`gradiometer run --with`), and its accuracy on the 1,500 training images counts. The level is 90 %.
+prescription (`gradiometer run --with`), and its accuracy on the 1,500 training images counts. The level is 90 %. Where what
+cures changes the model (shortcuts, say), a second race may only set other weights (`--only initialise`), so that the network
+stays plain.
 
 Every training and every trial is kept in benchmarks/.work and not run again; ``--fresh`` forgets them. Prints a table and,
 for a thousand layers and both activations, writes benchmarks/results/depth.json; other numbers of layers go to
@@ -35,8 +37,10 @@ from gradiometer.record.run import load
 from gradiometer.report.cure import line
 from gradiometer.rules import diagnose
 from gradiometer.trial.command import Wishes, cure_command
+from gradiometer.trial.prescribe import Choice
 from gradiometer.trial.race import BUDGET, SEEDS, Board, Plan
-from gradiometer.trial.result import PRESCRIPTION_FILE
+from gradiometer.trial.result import PRESCRIPTION_FILE, Cure
+from gradiometer.types import Safety
 
 ROOT: Final = Path(__file__).resolve().parent
 RESULTS: Final = ROOT / "results"
@@ -72,6 +76,7 @@ class Row:
 
     Attributes:
         activation, layers, width: of the network.
+        plain: whether the cure was confined to `initialise`.
         before: the training as it is.
         outcome, sentence: of the race.
         prescription: label of what it prescribes; empty without a cure.
@@ -83,6 +88,7 @@ class Row:
     activation: str
     layers: int
     width: int
+    plain: bool
     before: Trained
     outcome: str
     sentence: str
@@ -96,34 +102,42 @@ class Row:
         return self.after is not None and self.after.training > LEVEL
 
 
-def study(activation: str, layers: int, width: int, steps: int, whole: int, plan: Plan) -> Row:
-    """Diagnose, cure and train one network, in a folder of its own."""
+def study(activation: str, layers: int, width: int, steps: int, whole: int, plan: Plan) -> list[Row]:
+    """Diagnose, cure and train one network, in a folder of its own; a second time if the first cure changes the model."""
     folder = WORK / f"{activation}-{layers}-{width}-{steps}-{whole}"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(SCRIPT, folder / "train.py")
     words = ["train.py", "--activation", activation, "--layers", str(layers), "--width", str(width), "--steps", str(whole)]
+
+    def row(choice: Choice, name: str) -> tuple[Row, Cure]:
+        board = Board(back=lambda trial: print(f"  {line(trial)}", flush=True))
+        out = Path(".gradiometer") / name
+        found = cure_command(words, Wishes(plan, choice, out), board=board)
+        cured = found.prescription is not None
+        made = Row(
+            activation=activation,
+            layers=layers,
+            width=width,
+            plain=bool(choice.only),
+            before=before,
+            outcome=str(found.outcome),
+            sentence=found.sentence,
+            prescription=found.prescription.label if found.prescription is not None else "",
+            tried=[(a.label, str(a.verdict.word), round(a.verdict.loss_end, 4)) for a in found.arms],
+            spent=round(found.spent / max(found.steps, 1), 2),
+            after=train(words, Path(".gradiometer") / f"after-{name}", out / PRESCRIPTION_FILE) if cured else None,
+        )
+        return made, found
+
     with contextlib.chdir(folder):
         before = train(words, Path(".gradiometer") / "before")
         told = f"ill: {before.errors[0]}" if before.errors else "nothing is found"
         print(f"{activation}: training accuracy {before.training:.3f}, {told}", flush=True)
-        board = Board(back=lambda trial: print(f"  {line(trial)}", flush=True))
-        out = Path(".gradiometer") / "cure"
-        found = cure_command(words, Wishes(plan, out=out), board=board)
-        after = None
-        if found.prescription is not None:
-            after = train(words, Path(".gradiometer") / "after", out / PRESCRIPTION_FILE)
-    return Row(
-        activation=activation,
-        layers=layers,
-        width=width,
-        before=before,
-        outcome=str(found.outcome),
-        sentence=found.sentence,
-        prescription=found.prescription.label if found.prescription is not None else "",
-        tried=[(a.label, str(a.verdict.word), round(a.verdict.loss_end, 4)) for a in found.arms],
-        spent=round(found.spent / max(found.steps, 1), 2),
-        after=after,
-    )
+        first, found = row(Choice(), "cure")
+        if found.cure is None or found.cure.candidate.safety is not Safety.CHANGES_MODEL:
+            return [first]
+        print(f"{activation}, which is to stay plain:", flush=True)
+        return [first, row(Choice(only=("initialise",)), "plain")[0]]
 
 
 def train(words: Sequence[str], run: Path, prescription: Path | None = None) -> Trained:
@@ -153,13 +167,13 @@ def train(words: Sequence[str], run: Path, prescription: Path | None = None) -> 
 
 
 def show(rows: Sequence[Row]) -> None:
-    print(f"\n{'network':24} {'before':>7} {'found':24} {'prescription':40} {'trials':>6} {'after':>7} {'test':>6}")
+    print(f"\n{'network':28} {'before':>7} {'found':24} {'prescription':40} {'trials':>6} {'after':>7} {'test':>6}")
     for row in rows:
         after, test = (f"{row.after.training:.3f}", f"{row.after.test:.3f}") if row.after else ("-", "-")
-        name = f"{row.layers:,} {row.activation} of {row.width}"
+        name = f"{row.layers:,} {row.activation} of {row.width}{', plain' if row.plain else ''}"
         found = row.before.errors[0] if row.before.errors else "nothing"
         told = row.prescription or row.outcome
-        print(f"{name:24} {row.before.training:7.3f} {found:24} {told:40} {row.spent:6.1f} {after:>7} {test:>6}")
+        print(f"{name:28} {row.before.training:7.3f} {found:24} {told:40} {row.spent:6.1f} {after:>7} {test:>6}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -177,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shutil.rmtree(WORK, ignore_errors=True)
     plan = Plan(options.steps, options.budget * options.steps, SEEDS, options.jobs)
     chosen = (options.only,) if options.only else ACTIVATIONS
-    rows = [study(a, options.layers, options.width, options.steps, options.whole, plan) for a in chosen]
+    rows = [row for a in chosen for row in study(a, options.layers, options.width, options.steps, options.whole, plan)]
     show(rows)
     if not options.only:
         facts = {"python": platform.python_version(), "torch": torch.__version__, "cores": os.cpu_count()}

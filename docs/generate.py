@@ -305,6 +305,22 @@ def trainable_depth_reading(data: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def depth_table(data: dict[str, Any]) -> str:
+    """Benchmark results of benchmarks/depth.py."""
+    rows = [
+        "| network | untreated: root cause | training accuracy | prescription | cost in trials | training accuracy | test accuracy |",
+        f"|{'---|' * 7}",
+    ]
+    for r in data["rows"]:
+        name = f"{r['layers']:,} layers of {r['width']} units, {r['activation']}{', plain' if r['plain'] else ''}"
+        before, after = r["before"], r["after"]
+        ill = f"`{before['errors'][0]}`" if before["errors"] else "nothing"
+        end = f"{after['training']:.3f} | {after['test']:.3f}" if after else "– | –"
+        told = f"`{r['prescription']}`" if r["prescription"] else r["outcome"]
+        rows.append(f"| {name} | {ill} | {before['training']:.3f} | {told} | {r['spent']:.1f} | {end} |")
+    return "\n".join(rows)
+
+
 HALVES = ("building", "blind")
 """Of benchmarks/forecast.py: the one that was looked at, and the other."""
 
@@ -489,6 +505,7 @@ def filled(text: str) -> str:
         ("detection mistakes", detection_mistakes_list, "detection"),
         ("trainable_depth", trainable_depth_table, "trainable_depth"),
         ("trainable_depth reading", trainable_depth_reading, "trainable_depth"),
+        ("depth", depth_table, "depth"),
         ("forecast readme", forecast_readme_table, "forecast"),
         ("forecast calibration", forecast_calibration_table, "forecast"),
         ("forecast groups", forecast_groups_table, "forecast"),
@@ -513,6 +530,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "forecast.md",
         ROOT / "docs" / "theory.md",
         ROOT / "docs" / "error-rates.md",
+        ROOT / "docs" / "cure.md",
     )
     rules = {ROOT / "docs" / "rules" / f"{name}.md": rule_page(name, doc) for name, doc in RULE_TEXTS.items()}
     remedies = {ROOT / "docs" / "remedies" / f"{remedy.name}.md": remedy_page(remedy) for remedy in REMEDIES}

@@ -20,6 +20,8 @@ from urllib.parse import unquote
 import plotly.graph_objects as go
 from playwright.sync_api import Browser, expect, sync_playwright
 
+from gradiometer.record.folder import RUNS_FOLDER
+
 IMAGES = Path(__file__).parent / "images"
 SIZE = {"width": 1280, "height": 1600}
 
@@ -27,7 +29,7 @@ SIZE = {"width": 1280, "height": 1600}
 def demo_report(folder: Path) -> Path:
     """The report of the demo's first training, the one that vanishes."""
     subprocess.run([sys.executable, "-m", "gradiometer", "demo", "--out", str(folder)], check=True)
-    return folder / "vanishing" / "report.html"
+    return folder / RUNS_FOLDER / "vanishing" / "report.html"
 
 
 @contextmanager

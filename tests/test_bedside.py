@@ -11,6 +11,7 @@ import pickle
 import random
 import subprocess
 import sys
+import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
@@ -596,9 +597,12 @@ def test_a_model_that_is_trained_by_several_processes(early: bool, tmp_path: Pat
             optimizer.zero_grad()
             F.cross_entropy(shell(X[rows]), Y[rows]).backward()
             optimizer.step()
-        result = weights(net)
-        dist.destroy_process_group()
-        return len(shell._module_parameters), result, len(seen)  # pyright: ignore[reportPrivateUsage]
+        # how torch takes its process group down is not what is tested: it stays until both ranks have got here
+        held.append(shell)
+        (tmp_path / f"done-{rank}").touch()
+        while not all((tmp_path / f"done-{other}").exists() for other in (0, 1)):
+            time.sleep(0.01)
+        return len(shell._module_parameters), weights(net), len(seen)  # pyright: ignore[reportPrivateUsage]
 
     def in_code() -> list[Tensor]:
         torch.manual_seed(0)
@@ -608,6 +612,7 @@ def test_a_model_that_is_trained_by_several_processes(early: bool, tmp_path: Pat
         gradiometer.treat(net, optimizer, order, inputs=X[:16])
         return weights(train(net, optimizer, 4))
 
+    held: list[nn.Module] = []
     order = prescribe(monkeypatch, a_remedy(widens), clip.REMEDY)
     order = replace(order, treatments=(order.treatments[0], Treatment("clip", {"threshold": BOUND})))
     ended = in_ward(script, order, tmp_path, 2)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from torch import nn
 
 import gradiometer
 from gradiometer.errors import GradiometerError
+from gradiometer.remedies.base import Symptoms
 from gradiometer.report import cure as formats
 from gradiometer.trial.command import Wishes, cure_command
-from gradiometer.trial.prescribe import Choice
+from gradiometer.trial.prescribe import Choice, Proposer, proposer
 from gradiometer.trial.race import Plan
-from gradiometer.trial.result import Cure, Outcome, Word, read
+from gradiometer.trial.result import Candidate, Cure, NotTried, Outcome, Word, read
 from test_trial_scratch import alive
 
 SCRIPT = Path(__file__).parent / "scripts" / "faint.py"
@@ -46,8 +47,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.chdir(before)
 
 
-def wishes(out: Path, *only: str, seeds: int = 2, steps: int = STEPS, jobs: int | None = 2) -> Wishes:
-    return Wishes(Plan(steps, 20 * steps, seeds, jobs), Choice(only), out)
+def wishes(out: Path, seeds: int = 2, jobs: int | None = 2) -> Wishes:
+    return Wishes(Plan(STEPS, 20 * STEPS, seeds, jobs), Choice(), out)
+
+
+def first(count: int, *only: str) -> Proposer:
+    """The first candidates of theory: every trial is a process, and takes its seconds."""
+
+    def propose(symptoms: Symptoms) -> tuple[Sequence[Candidate], Sequence[NotTried]]:
+        candidates, left_out = proposer(Choice(only))(symptoms)
+        return candidates[:count], left_out
+
+    return propose
 
 
 def gist(cure: Cure) -> Any:
@@ -58,7 +69,7 @@ def gist(cure: Cure) -> Any:
 
 @pytest.fixture(scope="module")
 def cured(project: Path) -> Cure:
-    return cure_command(["train.py"], wishes(project / "cures" / "a", "initialise"))
+    return cure_command(["train.py"], wishes(project / "cures" / "a"), propose=first(2, "initialise"))
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------------
@@ -90,12 +101,12 @@ def test_everything_is_on_disk_and_is_gone_on_with(cured: Cure, project: Path) -
     assert gist(again) == gist(cured)
     stamps = {p: p.stat().st_mtime_ns for p in folder.glob("trials/*/trial.json")}
     began = time.monotonic()
-    resumed = cure_command(["train.py"], wishes(folder, "initialise"))
+    resumed = cure_command(["train.py"], wishes(folder), propose=first(2, "initialise"))
     assert gist(resumed) == gist(cured)
     assert time.monotonic() - began < 10.0
     assert {p: p.stat().st_mtime_ns for p in folder.glob("trials/*/trial.json")} == stamps, "nothing was run again"
     with pytest.raises(GradiometerError, match="another command"):
-        cure_command(["train.py", "--well"], wishes(folder, "initialise"))
+        cure_command(["train.py", "--well"], wishes(folder))
     del project
 
 
@@ -112,7 +123,7 @@ def test_the_prescription_trains_without_a_change_of_the_code(cured: Cure, proje
 
 def test_the_edit_trains_as_the_trial_did(project: Path, tmp_path: Path) -> None:
     """With SELU nothing is drawn that the trial did not draw: the edited script has the very losses of the trial."""
-    cure = cure_command(["train.py"], wishes(project / "cures" / "selu", "activation", seeds=1))
+    cure = cure_command(["train.py"], wishes(project / "cures" / "selu", seeds=1), propose=first(1, "activation"))
     assert cure.outcome is Outcome.CURED, cure.sentence
     assert not cure.edit.notes
     shutil.copy(project / "train.py", tmp_path / "train.py")
@@ -166,7 +177,7 @@ def test_a_dask_cluster_of_two_workers_comes_to_the_verdict_of_loky(cured: Cure,
             distributed.Client(cluster),
             joblib.parallel_config(backend="dask"),
         ):
-            found = cure_command(["train.py"], wishes(project / "cures" / "dask", "initialise", jobs=None))
+            found = cure_command(["train.py"], wishes(project / "cures" / "dask", jobs=None), propose=first(2, "initialise"))
     assert gist(found) == gist(cured)
 
 

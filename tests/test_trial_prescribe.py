@@ -211,6 +211,21 @@ def test_steps_that_are_too_long_are_no_matter_of_depth() -> None:
     assert proposal.candidates[0].prescription.treatments[0].remedy == "optimizer"
 
 
+def test_learning_rates_are_tried_by_powers_of_ten() -> None:
+    def factors(*rules: str) -> list[float]:
+        first = propose(symptoms(record("ReLU", 12, 2**0.5), *rules)).candidates
+        singles = [c.prescription.treatments[0] for c in first if len(c.prescription.treatments) == 1]
+        return [float(t.settings["value"]) for t in singles if t.settings.get("change") == "lr"]
+
+    high = factors("learning-rate-too-high")
+    assert {0.01, 0.001} <= set(high)
+    assert all(factor < 1.0 for factor in high)
+    assert max(factors("learning-rate-too-low")) >= 1000.0
+    first = propose(symptoms(record("ReLU", 12, 2**0.5), "learning-rate-too-high")).candidates[:4]
+    assert {t.remedy for c in first for t in c.prescription.treatments} == {"optimizer"}, "they race each other"
+    assert len({round(a, 6) for a in high}) == len(high)
+
+
 def test_a_network_that_theory_does_not_cover_goes_by_the_table() -> None:
     proposal = propose(symptoms(record(measured=-6.0, depth=30), "vanishing-gradient"))
     assert {c.prediction.promise for c in proposal.candidates} == {Promise.UNKNOWN}

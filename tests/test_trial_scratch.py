@@ -115,6 +115,8 @@ def test_a_folder_that_is_too_large_is_refused(project: Path, tmp_path: Path, mo
 
 
 def test_paths_in_the_command_lead_to_the_copy(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # what the user has set is kept
+        monkeypatch.delenv(name, raising=False)
     (project / "venv" / "bin").mkdir(parents=True)
     (project / "venv" / "pyvenv.cfg").write_text("")
     (project / "venv" / "bin" / "python").write_text("")

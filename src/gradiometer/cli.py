@@ -399,9 +399,9 @@ def _remedy_page(name: str) -> str:
 
 @app.command()
 def demo(
-    out: Annotated[Path | None, typer.Option(help=f"Folder for the two runs; {RUNS_FOLDER} by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="New folder for all of it; one under .gradiometer/demo by default.")] = None,
 ) -> None:
-    """Watch two real trainings that fail: one vanishes, one explodes (about half a minute)."""
+    """Watch two real trainings that fail, cure both, and train again (about two minutes)."""
     from gradiometer.demo import play
 
     play(out, Console(stderr=True))

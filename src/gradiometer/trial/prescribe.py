@@ -78,6 +78,19 @@ ANSWERS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Root cause to the remedies that act on it, the most promising first (docs/theory.md; ours). Others are tried after these."""
 
+OF_THE_RATE: Final = ("learning-rate-too-high", "learning-rate-too-low", "divergence", "nonfinite")
+"""Rules whose cause is the learning rate itself, most likely."""
+_DOWN: Final = (0.1, 0.01, 0.001)
+DOSES: Final[Mapping[str, tuple[float, ...]]] = {
+    **dict.fromkeys(("learning-rate-too-high", "divergence", "nonfinite"), _DOWN),
+    **dict.fromkeys(("oscillation", "loss-spike", "dead-units", "saturated-units", "stale-second-moment"), _DOWN[:2]),
+    "learning-rate-too-low": (10.0, 100.0, 1000.0),
+    "plateau": (10.0, 0.1),
+}
+"""Root cause to factors of the learning rate that are tried beside what `optimizer` itself proposes."""
+SAME_DOSE: Final = 2.0
+"""Factors that differ by less are one dose."""
+
 DEPTH: Final = (
     *("vanishing-gradient", "exploding-gradient", "input-blindness", "signal-collapse", "signal-explosion"),
     *("poor-initialization", "shattered-gradient", "saturated-units", "dead-units"),
@@ -154,6 +167,7 @@ def propose(symptoms: Symptoms, choice: Choice = Choice(), remedies: Sequence[Re
     tried: list[tuple[tuple[Treatment, ...], int]] = []
     for plan in plans.values():
         tried += [((treatment,), turn) for turn, treatment in enumerate(plan)]
+    tried += [((treatment,), turn) for turn, treatment in _doses(_root(symptoms), plans.get("optimizer", ()))]
     # pairs wait for the first turn of every single treatment of their group
     tried += [(treatments, 1) for treatments in _pairs(plans, allowed)]
     different = {_key(treatments): (treatments, turn) for treatments, turn in tried}
@@ -199,6 +213,21 @@ def _place(symptoms: Symptoms, remedy: str, known: tuple[str, ...]) -> int:
 def _candidate(treatments: tuple[Treatment, ...], outcome: Prediction, known: Mapping[str, Remedy]) -> Candidate:
     safety = max((known[t.remedy].safety for t in treatments), key=lambda s: s.rank)
     return Candidate(Prescription(treatments, outcome.sentence), safety, outcome)
+
+
+def _doses(root: str, plan: Sequence[Treatment]) -> list[tuple[int, Treatment]]:
+    """Learning rates by powers of ten, with their turn: how far off one is cannot be told from a training that it ruins.
+
+    Args:
+        root: rule of the root cause.
+        plan: what the remedy itself would try.
+    """
+    if not plan or root not in DOSES:
+        return []
+    known = [float(t.settings.get("value", 0.0)) for t in plan if t.settings.get("change") == "lr"]
+    factors = [f for f in DOSES[root] if all(not 1.0 / SAME_DOSE < f / k < SAME_DOSE for k in known if k > 0.0)]
+    turn = 0 if root in OF_THE_RATE else 1
+    return [(turn, Treatment("optimizer", {"change": "lr", "value": factor})) for factor in factors]
 
 
 # ---- pairs -----------------------------------------------------------------------------------------------------------------
