@@ -308,7 +308,8 @@ def trainable_depth_reading(data: dict[str, Any]) -> str:
 def depth_table(data: dict[str, Any]) -> str:
     """Benchmark results of benchmarks/depth.py."""
     rows = [
-        "| network | untreated: root cause | training accuracy | prescription | cost in trials | training accuracy | test accuracy |",
+        "| network | untreated: root cause | training accuracy | prescription | cost in trials "
+        "| training accuracy | test accuracy |",
         f"|{'---|' * 7}",
     ]
     for r in data["rows"]:

@@ -40,8 +40,8 @@ NOT_HERE = ("shattered-gradient",)
 """What is left of the gradients' similarity wavers from look to look about the rule's level, and which steps are looked at
 depends on the speed of the machine: the benchmark says how often it is found, a test could not."""
 
-# of the calibration half one sick training for each rule, one well training of every second family; what the rules do not get right in
-# the evaluation half is for the benchmark to say
+# of the calibration half one sick training for each rule, one well training of every second family; what the rules do not get
+# right in the evaluation half is for the benchmark to say
 BUILDING = [run for run in RUNS if run.half == "calibration"]
 CHOSEN = [
     run
