@@ -42,7 +42,9 @@ depends on the speed of the machine: the benchmark says how often it is found, a
 
 # of the calibration half one sick training for each rule, one well training of every second family; what the rules do not get
 # right in the evaluation half is for the benchmark to say
-BUILDING = [run for run in RUNS if run.half == "calibration"]
+KNOWN_MISS = ("friedman_swinging",)
+"""Swings of a noisy regression under a momentum of 0.99, found in some records and not in others: the label is weak."""
+BUILDING = [run for run in RUNS if run.half == "calibration" and run.name not in KNOWN_MISS]
 CHOSEN = [
     run
     for run in (
