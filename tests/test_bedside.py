@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -41,6 +42,8 @@ from gradiometer.remedies.bedside import Around
 from gradiometer.types import Prescription, Safety, Treatment
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks")
+PATIENCE = 120.0
+"""Seconds that a forked process has."""
 BOUND = 0.05
 CLIPPED = {"treatments": [{"remedy": "clip", "settings": {"threshold": BOUND}}]}
 
@@ -324,12 +327,25 @@ def in_ward(script: Callable[[], Any], order: Any, folder: Path, ranks: int = 1,
             (folder / "p.json").write_text(json.dumps(order if isinstance(order, dict) else prescription.to_dict(order)))
         variables["GRADIOMETER_PRESCRIPTION"] = str(folder / "p.json")
     children = [os.fork() or _child(script, folder, {**variables, "RANK": str(rank)}) for rank in range(ranks)]
-    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    statuses = [_status(child, time.monotonic() + PATIENCE) for child in children]
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()] if any(run.iterdir()) else []
     files = [folder / f"result-{rank}" for rank in range(ranks)]
     results = [torch.load(file, weights_only=False) if file.exists() else None for file in files]
     said = "".join((folder / f"said-{rank}").read_text() for rank in range(ranks))
     return Ended(max(statuses), results[0] if ranks == 1 else results, said, events)
+
+
+def _status(child: int, until: float) -> int:
+    """How a forked process ended; one that does not end is killed."""
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > until:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            pytest.fail("a process does not end")
+        time.sleep(0.005)
 
 
 def _child(script: Callable[[], Any], folder: Path, variables: dict[str, str]) -> int:
