@@ -27,8 +27,9 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 demo: $(VENV)/.core
 	$(VENV)/bin/gradiometer demo
 
+# one process a core, and one thread in each: the networks of the tests are too small for more
 test: $(VENV)/.dev
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
