@@ -29,7 +29,7 @@ demo: $(VENV)/.core
 
 # one process a core, and one thread in each: the networks of the tests are too small for more
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

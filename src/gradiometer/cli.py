@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Final, Never
 
 import typer
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 USAGE_STATUS: Final = 2
 """Exit status when gradiometer was used wrongly; the command's own status is passed on otherwise."""
+
+LOOPBACK: Final = "127.0.0.1"
 
 CHECK_PAGE: Final = Path("gradiometer-check.html")
 
@@ -366,6 +369,39 @@ def runs(
     if not found:
         raise GradiometerError(f"There are no runs under {base}.", "`gradiometer run train.py` makes one.")
     Console().print(table(base, found[-limit:]))
+
+
+@app.command()
+def lab(
+    export: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the lab as pages that need no server, and end.")
+    ] = None,
+    port: Annotated[int, typer.Option(metavar="N", help="Port to listen on; any free one by default.")] = 0,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; this machine only by default.")
+    ] = LOOPBACK,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the link; open no browser.")] = False,
+) -> None:
+    """Open the lab: vanishing and exploding gradients to play with, in a browser on this machine."""
+    if export is not None:
+        from gradiometer.app.export import export as write_lab
+
+        typer.echo(write_lab(export, tell=lambda line: typer.echo(line, err=True)))
+        return
+    _server().serve(RUNS_FOLDER, "/", address=host, port=port, browser=not no_browser)
+
+
+def _server() -> ModuleType:
+    """The web server, which is an extra."""
+    try:
+        from gradiometer.app import server
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        raise GradiometerError(
+            f"This needs a web server, and {error.name} is not installed.", "`pip install 'gradiometer[app]'` installs it."
+        ) from None
+    return server
 
 
 @app.command()

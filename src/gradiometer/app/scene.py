@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import quote
 
 import plotly.graph_objects as go
 
@@ -20,7 +21,10 @@ from gradiometer.figures.tables import Table
 Value = float | str | bool
 State = Mapping[str, Value]
 
-NEAR: Final = 1e-6
+UNQUOTED: Final = "!*'()"
+"""What JavaScript's encodeURIComponent leaves alone beside what Python's quote does: both must write the same link."""
+
+NEAR: Final = 1e-5
 """Relative distance within which a number in a link is the stop of a slider."""
 
 
@@ -70,7 +74,7 @@ class Slider:
         except ValueError:
             wanted = math.nan
         for stop in self.stops:
-            if math.isclose(stop, wanted, rel_tol=NEAR * 10, abs_tol=1e-12):
+            if math.isclose(stop, wanted, rel_tol=NEAR, abs_tol=1e-12):
                 return stop
         raise GradiometerError(
             f"{self.label} cannot be {text!r}.", f"It goes from {self.text(self.stops[0])} to {self.text(self.stops[-1])}."
@@ -260,8 +264,9 @@ class LabPage:
         controls: in order.
         presets: at least one.
         show: pure: the same state gives the same scene, bit for bit.
-        slow: seconds that a state may take on two cores; above 1 the page computes only when asked to (a button), and says so.
-        exported: values that a lab on disk offers, by control; controls that are not named keep their default there.
+        slow: seconds that a state may take on two cores; above 1 the page says so while it computes.
+        exported: values that a lab on disk offers, by control, the default among them; controls that are not named keep their
+            default there.
     """
 
     name: str
@@ -296,7 +301,7 @@ class LabPage:
     def link(self, state: State) -> str:
         """The part of an address that reproduces a state: controls that differ from their defaults, in order."""
         return "&".join(
-            f"{control.name}={control.text(state[control.name])}"
+            f"{control.name}={quote(control.text(state[control.name]), safe=UNQUOTED)}"
             for control in self.controls
             if state.get(control.name, control.default) != control.default
         )

@@ -1,7 +1,7 @@
 """The report as one self-contained HTML page: opens from disk, offline, asks nothing of anyone.
 
-The page's only scripts are plotly.js (out of the installed package) and ``report.js`` beside this file. The page's content
-security policy names both by their hash, so that nothing else can run, whatever a layer is called.
+The page's only scripts are plotly.js (out of the installed package), and ``drawing.js`` and ``report.js`` beside this file. Its
+content security policy names them by their hash, so that nothing else can run, whatever a layer is called.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ def page(template_name: str, figures: Mapping[str, Any], **context: Any) -> str:
         figures: drawings by name, as plotly's JSON; plotly.js is left out where there are none.
         context: what the template asks for.
     """
-    scripts = {"plotly": _plotly(), "own": _asset("report.js")}
+    scripts = {"plotly": plotly_script(), "drawing": _asset("drawing.js"), "own": _asset("report.js")}
     if not figures:
         del scripts["plotly"]
     data = {"figures": figures, "templates": {theme: _json_of(template(theme)) for theme in ("light", "dark")}}
@@ -319,7 +319,8 @@ def _asset(name: str) -> str:
 
 
 @cache
-def _plotly() -> str:
+def plotly_script() -> str:
+    """plotly.js as the installed package has it."""
     # A browser hashes a script after it has turned every line end into \n.
     return get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")
 

@@ -1,0 +1,2 @@
+"use strict";
+Theme.follow(document.getElementById("theme"), () => {});
