@@ -25,6 +25,8 @@ POLICY: Final = (
 )
 """``file:`` because a page from disk has no origin that ``'self'`` could name."""
 
+FILES: Final = ("report.css", "app.css", "drawing.js", "home.js", "exhibits.js", "lab.js", pages_html.PLOTLY)
+
 _STATIC: Final = "static"
 
 
@@ -96,7 +98,7 @@ def export(folder: Path, *, tell: Callable[[str], Any] = lambda _: None) -> Path
         (folder / _STATIC).mkdir(parents=True, exist_ok=True)
         pages = [page_named(name) for name in NAMES]
         links = {"home": "index.html", **{page.name: f"{page.name}.html" for page in pages}}
-        for name in (*pages_html.STATIC, pages_html.PLOTLY):
+        for name in FILES:
             (folder / _STATIC / name).write_text(pages_html.static_text(name) or "", encoding="utf-8")
         for page in pages:
             files = _write_states(folder, page)
