@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import joblib
+import numpy as np
 import pytest
 
 from gradiometer.errors import GradiometerError
 from gradiometer.record.trace import Trace
+from gradiometer.remedies import NAMES, remedy
+from gradiometer.remedies.base import Symptoms
+from gradiometer.rules.diagnosis import examine
 from gradiometer.trial.race import BUDGET, Board, Plan, Raced, key, race
 from gradiometer.trial.result import Candidate, Ending, NotTried, Outcome, Promise, Trial, Word
 from gradiometer.trial.scratch import Order
-from gradiometer.types import Prescription, Safety, Treatment
+from gradiometer.types import Prescription, Safety, Treatment, VerdictWord
+from traces import make
 from trials import Course, Theatre, candidate, sick, well
 
 TRAINING, MODEL = Safety.CHANGES_TRAINING, Safety.CHANGES_MODEL
@@ -46,6 +51,24 @@ def test_a_training_that_is_well_is_left_alone() -> None:
     assert raced.outcome is Outcome.WELL
     assert not raced.arms
     assert raced.spent == 300
+
+
+def test_a_loss_that_stands_still_is_raced_for_though_nothing_that_is_known_ails_it() -> None:
+    def standing(_: str) -> Trace:
+        return make(8, loss=np.full(120, 2.3))
+
+    assert examine(standing("")).verdict is VerdictWord.WELL
+    seen: list[Symptoms] = []
+
+    def propose(symptoms: Symptoms) -> tuple[list[Candidate], list[NotTried]]:
+        seen.append(symptoms)
+        return [candidate("a")], []
+
+    raced = race(PLAN, Theatre({"": Course(2.3), "a": CURES}, 300, 10**9), standing, propose)
+    assert raced.outcome is Outcome.CURED
+    assert seen[0].rules[0] == "plateau"
+    plans = [remedy(name).plan(seen[0]) for name in NAMES]
+    assert any(t.remedy == "optimizer" and t.settings["change"] == "lr" for plan in plans for t in plan)
 
 
 def test_the_one_that_cures_wins_and_is_held_against_the_control_over_three_seeds() -> None:

@@ -25,11 +25,13 @@ class Diagnosis:
         verdict: sick if a finding is an error; unknown if too little was seen to call the training well.
         sentence: the verdict in one or two sentences.
         findings: worst first.
+        unexplained: whether nothing that stops a training was found, and the loss did not fall all the same.
     """
 
     verdict: VerdictWord
     sentence: str
     findings: tuple[Finding, ...]
+    unexplained: bool = False
 
 
 def examine(trace: Trace) -> Diagnosis:
@@ -40,7 +42,7 @@ def examine(trace: Trace) -> Diagnosis:
     gap = _too_little(trace)
     if gap:
         return Diagnosis(VerdictWord.UNKNOWN, gap, findings)
-    return Diagnosis(VerdictWord.WELL, _well(trace, findings), findings)
+    return Diagnosis(VerdictWord.WELL, _well(trace, findings), findings, _stands_still(trace))
 
 
 def _too_little(trace: Trace) -> str:
@@ -73,10 +75,12 @@ def _well(trace: Trace, findings: tuple[Finding, ...]) -> str:
     sentence = f"Nothing vanishes and nothing explodes over {trace.steps_seen} steps and {layers} {what}."
     if findings:
         sentence = f"No disease that stops the training over {trace.steps_seen} steps, but {_count(len(findings))}."
+    return f"{sentence} {NOT_EXPLAINED}" if _stands_still(trace) else sentence
+
+
+def _stands_still(trace: Trace) -> bool:
     moved = trace.learning
-    if np.isfinite(moved.fall) and not trace.learned and moved.end >= moved.start - 3.0 * moved.noise:
-        sentence += f" {NOT_EXPLAINED}"
-    return sentence
+    return bool(np.isfinite(moved.fall) and not trace.learned and moved.end >= moved.start - 3.0 * moved.noise)
 
 
 def _count(number: int) -> str:

@@ -28,7 +28,7 @@ from gradiometer.trial import verdict
 from gradiometer.trial.reading import bin_steps
 from gradiometer.trial.result import Arm, Candidate, Ending, NotTried, Outcome, Promise, Trial, Verdict, Word, plain
 from gradiometer.trial.scratch import GRACE, PATIENCE, Order
-from gradiometer.types import Prescription, VerdictWord
+from gradiometer.types import Finding, Prescription, Severity, VerdictWord
 
 if TYPE_CHECKING:
     from gradiometer.remedies.base import Symptoms  # needs torch
@@ -214,11 +214,14 @@ class _Race:
         diagnosis = examine(trace)
         if diagnosis.verdict is VerdictWord.UNKNOWN:
             raise GradiometerError(diagnosis.sentence, "Give more --steps, or check that the command trains.")
-        if diagnosis.verdict is VerdictWord.WELL:
+        findings = diagnosis.findings
+        if diagnosis.unexplained:
+            findings = (_standstill(diagnosis.sentence, trace), *findings)
+        elif diagnosis.verdict is VerdictWord.WELL:
             return self.result(Outcome.WELL, diagnosis.sentence)
         from gradiometer.remedies.base import Symptoms
 
-        candidates, left_out = self.propose(Symptoms(diagnosis.findings, trace, self.steps))
+        candidates, left_out = self.propose(Symptoms(findings, trace, self.steps))
         self.candidates, self.not_tried = list(candidates), tuple(left_out)
         for candidate in self.candidates:
             self.board.rows[key(candidate.prescription)] = Row(candidate)
@@ -522,6 +525,12 @@ class _Race:
         if waiting:
             sentence += f" The budget left {len(waiting)} untried."
         return sentence
+
+
+def _standstill(sentence: str, trace: Trace) -> Finding:
+    """A loss that stands still for no reason that is known: what answers a plateau is then worth trying, and trials decide."""
+    first, last = int(trace.ledger.step[0]), int(trace.ledger.step[-1])
+    return Finding("plateau", Severity.WARNING, 0.0, (), (first, last), sentence, (), ())
 
 
 def key(prescription: Prescription | None) -> str:
