@@ -295,6 +295,19 @@ def test_what_stands_around_a_forward_pass() -> None:
     assert len(seen) == 5
 
 
+def test_a_second_treatment_is_around_the_same_forward_passes() -> None:
+    seen: list[int] = []
+    net = Net()
+    one, two = [lambda: counted(seen)], [lambda: counted(seen)]
+    for makers in (one, two, one):
+        Around.put(net, makers)
+    net(X)
+    assert len(seen) == 2
+    Around.take_off(net)
+    net(X)
+    assert len(seen) == 2
+
+
 # ---- a command whose code nobody changes -------------------------------------------------------------------------------------
 
 

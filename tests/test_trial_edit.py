@@ -236,3 +236,13 @@ def test_an_optimizer_that_is_an_attribute(tmp_path: Path) -> None:
     snippets = (Snippet(Anchor.BEFORE_OPTIMIZER, ("init({model})",)), Snippet(Anchor.AFTER_OPTIMIZER, ("tune({optimizer})",)))
     _, new = edited(tmp_path, *snippets, places=[made], source=source)
     assert lines(new)[2:] == ["init(self.net)", "self.opt = SGD(self.net.parameters(), lr=0.1)", "tune(self.opt)"]
+
+
+def test_calls_within_calls_are_changed_each_at_its_own_place(tmp_path: Path) -> None:
+    source = "from torch import tanh\n\ny = tanh(fc2(tanh(fc1(x)))) + tanh(z)\n"
+    (tmp_path / "train.py").write_text(source)
+    inner, outer, other = "tanh(fc1(x))", "tanh(fc2(tanh(fc1(x))))", "tanh(z)"
+    places = [place("activation", call, source=source) for call in (inner, outer, other)]
+    editor = _Editor(places, tmp_path)
+    editor.add("activation", Snippet(Anchor.IN_PLACE, replace=(("tanh", "F.leaky_relu"),)))
+    assert "+y = F.leaky_relu(fc2(F.leaky_relu(fc1(x)))) + F.leaky_relu(z)\n" in editor.result().diff

@@ -244,10 +244,10 @@ class Around:
 
     Args:
         model: the model.
-        makers: make a context manager each, anew for every pass; the list is read at every pass.
+        makers: lists of what makes a context manager, anew for every pass; they are read at every pass.
     """
 
-    def __init__(self, model: nn.Module, makers: list[Callable[[], Any]]) -> None:
+    def __init__(self, model: nn.Module, makers: list[list[Callable[[], Any]]]) -> None:
         self.makers = makers
         self._model = model
         self._theirs = model.__dict__.get("forward")  # the script has replaced it itself
@@ -258,9 +258,12 @@ class Around:
 
     @staticmethod
     def put(model: nn.Module, makers: list[Callable[[], Any]]) -> None:
-        """Put one in place, unless there is one."""
-        if not isinstance(model.__dict__.get("forward"), Around):
-            model.__dict__["forward"] = Around(model, makers)
+        """Put one in place; where there is one, of an earlier treatment, let it do this too."""
+        around = model.__dict__.get("forward")
+        if not isinstance(around, Around):
+            model.__dict__["forward"] = Around(model, [makers])
+        elif not any(held is makers for held in around.makers):
+            around.makers.append(makers)
 
     @staticmethod
     def take_off(model: nn.Module) -> None:
@@ -274,7 +277,7 @@ class Around:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """A forward pass."""
         with contextlib.ExitStack() as stack:
-            for make in list(self.makers):
+            for make in [make for held in self.makers for make in held]:
                 stack.enter_context(make())
             return self._forward(*args, **kwargs)
 

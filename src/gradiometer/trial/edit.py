@@ -176,12 +176,14 @@ class _Editor:
                 continue
             file = self.file(place)
             text = file.text(place) if file is not None else ""
-            span = (place.line, place.column, place.end_line, place.end_column)
+            span, rest = (place.line, place.column, place.end_line, place.end_column), text[len(old) :]
+            if place.what == "activation" and "\n" not in old:  # its arguments may hold another call that is changed
+                span, rest = (place.line, place.column, place.line, place.column + len(old)), ""
             if file is None or not text or span in file.spans:
                 done = done or (file is not None and span in file.spans and new in file.spans[span])
                 continue
             if text == old or re.match(rf"{re.escape(old)}\b(?!\w)", text):
-                file.spans[span] = new + text[len(old) :]
+                file.spans[span] = new + rest
                 file.imports += snippet.imports
                 done = True
         if not done:
