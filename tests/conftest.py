@@ -20,6 +20,10 @@ FLAGS = (
 )
 
 
+SLOW_GRAPHICS = ("[.WebGL", "Canvas2D: Multiple readback")
+"""What chromium says where it draws without a graphics card: that this is slow."""
+
+
 def _missing(reason: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{reason}: on CI the browser tests must run")
@@ -43,6 +47,10 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+def complaint(kind: str, text: str) -> bool:
+    return kind == "error" or (kind == "warning" and not text.startswith(SLOW_GRAPHICS))
+
+
 @pytest.fixture
 def open_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
     """Open an address in a fresh page; the test fails on any foreign request, console error or page error."""
@@ -59,7 +67,7 @@ def open_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
         page = context.new_page()
         local = ("file:", "data:", "blob:", "about:", "http://127.0.0.1")
         page.on("request", lambda r: None if r.url.startswith(local) else wrong.append(f"request: {r.url}"))
-        page.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type in ("error", "warning") else None)
+        page.on("console", lambda m: wrong.append(f"console: {m.text}") if complaint(m.type, m.text) else None)
         page.on("pageerror", lambda e: wrong.append(f"page error: {e}"))
         page.on("dialog", lambda d: (wrong.append(f"dialog: {d.message}"), d.dismiss()))
         page.goto(address)
