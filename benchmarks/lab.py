@@ -2,9 +2,9 @@
 
     python benchmarks/lab.py [--moves N] [--only PAGE]
 
-For each of the first four pages every slider is moved over its stops, one after the other, each move once the one before has
-been drawn; the page itself takes the time from the event to the last figure drawn, with the request in it. States are new to
-the server at their first move. Printed and written to benchmarks/results/lab.json: median with minimum and maximum, and how
+Every slider of the pages that answer at once is moved over its stops, one after the other, each move once the one before
+has been drawn; the page itself takes the time from the event to the last figure drawn, with the request in it. States are new
+to the server at their first move. Printed and written to benchmarks/results/lab.json: median with minimum and maximum, and how
 many of the moves took longer than 150 ms. The first page is opened in a fresh browser context beside a fresh server.
 """
 
@@ -30,7 +30,7 @@ from gradiometer.app.pages import page as page_named
 from gradiometer.app.scene import Slider
 
 RESULTS = Path(__file__).parent / "results" / "lab.json"
-PAGES: Final = ("descent", "mountains", "depth", "phases")
+PAGES: Final = ("descent", "mountains", "depth")
 AIM: Final = 150.0
 """Milliseconds that the median move may take."""
 FLAGS: Final = ("--no-sandbox", "--disable-gpu")

@@ -90,8 +90,7 @@ def every(folder: Path) -> None:
     """Photograph every page of the app, and every preset of the lab, to be looked at."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
-        runs = demo_report(Path(place)).parents[1]
-        addresses = ["/", "/view", *(f"/view/run/{run.name}" for run in runs.iterdir()), *(f"/lab/{name}" for name in NAMES)]
+        addresses = ["/", *(f"/lab/{name}" for name in NAMES)]
         for known in map(page_named, NAMES):
             addresses += [f"/lab/{known.name}#{known.link({**known.default, **preset.state})}" for preset in known.presets]
         with served(Path(place)) as link, chromium() as browser:

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import uvicorn
 
@@ -17,11 +16,11 @@ PATIENCE = 20.0
 
 
 @contextmanager
-def served(base: Path, port: int = 0, token: str | None = None) -> Iterator[str]:
-    """Serve runs of a folder and the lab; gives the link to the home page, with its token."""
-    listening = bound("127.0.0.1", port)
-    port, token = listening.getsockname()[1], token or new_token()
-    app = guarded(base, token, "127.0.0.1", port)
+def served() -> Iterator[str]:
+    """Serve the lab; gives the link to the home page, with its token."""
+    listening = bound("127.0.0.1", 0)
+    port, token = listening.getsockname()[1], new_token()
+    app = guarded(token, "127.0.0.1", port)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +17,8 @@ HOST = {"host": f"127.0.0.1:{PORT}"}
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Any:
-    return guarded(tmp_path, TOKEN, "127.0.0.1", PORT)
+def app() -> Any:
+    return guarded(TOKEN, "127.0.0.1", PORT)
 
 
 def cookie(app: Any) -> dict[str, str]:
@@ -51,8 +50,8 @@ def test_a_made_up_cookie_is_none(app: Any, value: str) -> None:
     assert ask(app, "/", {**HOST, "cookie": value}).status == 403
 
 
-def test_the_cookie_of_another_server_is_none(app: Any, tmp_path: Path) -> None:
-    other = guarded(tmp_path, TOKEN, "127.0.0.1", PORT)
+def test_the_cookie_of_another_server_is_none(app: Any) -> None:
+    other = guarded(TOKEN, "127.0.0.1", PORT)
     assert ask(other, "/static/app.css", {**HOST, **cookie(app)}).status == 403
 
 
@@ -179,4 +178,4 @@ def test_a_websocket_is_refused(app: Any) -> None:
     import asyncio
 
     with pytest.raises(RuntimeError, match="no websocket"):
-        asyncio.run(Guard(create_app(Path()), TOKEN, Hosts("127.0.0.1", 1))({"type": "websocket"}, none, none))
+        asyncio.run(Guard(create_app(), TOKEN, Hosts("127.0.0.1", 1))({"type": "websocket"}, none, none))

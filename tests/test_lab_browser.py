@@ -29,18 +29,18 @@ SLOW = 30_000
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A server whose pages are stand-ins; gives its link."""
     pages = {name: standins.page(name, i) for i, name in enumerate(NAMES, 1)}
     monkeypatch.setattr("gradiometer.app.server.page_named", pages.__getitem__)
     monkeypatch.setattr("gradiometer.app.server.all_pages", lambda: tuple(pages.values()))
-    with served(tmp_path) as link:
+    with served() as link:
         yield link
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(tmp_path_factory.mktemp("runs")) as link:
+def real() -> Iterator[str]:
+    with served() as link:
         yield link
 
 
@@ -236,15 +236,13 @@ def test_cells_that_a_spreadsheet_would_run_are_text(stand_in: str, open_page: O
     assert page.evaluate(f"csv({lines})") == '"a,b",c\r\n\'=1+1,-0.5\r\n\'@x,"say ""hi"""\r\n\'-x,"1\n2"\r\n'
 
 
-def test_a_server_that_is_gone_is_said_and_what_is_shown_stays(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chromium: Any
-) -> None:
+def test_a_server_that_is_gone_is_said_and_what_is_shown_stays(monkeypatch: pytest.MonkeyPatch, chromium: Any) -> None:
     from playwright.sync_api import expect
 
     monkeypatch.setattr("gradiometer.app.server.page_named", standins.page)
     context = chromium.new_context()
     try:
-        with served(tmp_path) as link:
+        with served() as link:
             monkeypatch.setattr("gradiometer.app.server.all_pages", lambda: (standins.page("depth"),))
             page = context.new_page()
             page.goto(at(link, "/lab/depth#rate=2"))

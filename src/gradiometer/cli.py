@@ -388,7 +388,7 @@ def lab(
 
         typer.echo(write_lab(export, tell=lambda line: typer.echo(line, err=True)))
         return
-    _server().serve(RUNS_FOLDER, "/", address=host, port=port, browser=not no_browser)
+    _server().serve("/", address=host, port=port, browser=not no_browser)
 
 
 def _server() -> ModuleType:

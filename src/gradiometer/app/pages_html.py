@@ -24,7 +24,6 @@ STATIC: Final[Mapping[str, tuple[str, str]]] = {
     "home.js": (_STATIC, "static/home.js"),
     "exhibits.js": (_STATIC, "static/exhibits.js"),
     "lab.js": (_STATIC, "static/lab.js"),
-    "live.js": (_STATIC, "static/live.js"),
 }
 """Files of our own that a page may ask for: name -> package and path in it."""
 
@@ -65,7 +64,7 @@ def home(pages: Sequence[LabPage], links: Mapping[str, str], static: str, **cont
 
     Args:
         pages: all pages of the lab, in order.
-        links: addresses by name of the page; ``home``; ``view`` where trainings can be looked at.
+        links: addresses by name of the page; ``home``.
         static: what static files' names are appended to.
         context: what the template may ask for beside that.
     """
@@ -90,17 +89,3 @@ def lab(
     return _render(
         "lab.html.j2", pages, links, static, title=page.title, here=page.name, page=page, data=data, scripts=scripts, **context
     )
-
-
-def view(template: str, data: str, links: Mapping[str, str], static: str, **context: Any) -> str:
-    """A page about trainings.
-
-    Args:
-        template: a file beside this one.
-        data: JSON that is safe inside a script element.
-        links: see `home`.
-        static: see `home`.
-        context: what the template asks for.
-    """
-    made = Markup(data)
-    return _render(template, (), links, static, here="view", data=made, **context)

@@ -256,7 +256,7 @@ class LabPage:
 
     Attributes:
         name: last part of its address.
-        number: ``L1`` to ``L7``.
+        number: its place among them, ``L1``.
         title: what it is called.
         summary: one sentence for the home page.
         law: the law it shows, in short paragraphs; backticks set code.

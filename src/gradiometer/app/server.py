@@ -8,7 +8,6 @@ import sys
 import traceback
 import webbrowser
 from collections import OrderedDict
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -22,7 +21,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from gradiometer.app import live, pages_html
+from gradiometer.app import pages_html
 from gradiometer.app.drawing import scene_json
 from gradiometer.app.pages import NAMES
 from gradiometer.app.pages import page as page_named
@@ -32,7 +31,7 @@ from gradiometer.errors import GradiometerError
 from gradiometer.report.html import json_for_script
 
 STATIC: Final = "/static/"
-LINKS: Final = {"home": "/", "view": "/view", **{name: f"/lab/{name}" for name in NAMES}}
+LINKS: Final = {"home": "/", **{name: f"/lab/{name}" for name in NAMES}}
 KEPT: Final = 64 * 1024 * 1024
 """Characters of scenes that are kept, so that a reader who goes back and forth waits for nothing."""
 LAST_PORT: Final = 65535
@@ -72,12 +71,8 @@ class Scenes:
         return text
 
 
-def create_app(base: Path) -> Starlette:
-    """The app without its guard.
-
-    Args:
-        base: folder that holds run folders.
-    """
+def create_app() -> Starlette:
+    """The app without its guard."""
     scenes = Scenes()
 
     async def home(_: Request) -> Response:
@@ -106,22 +101,20 @@ def create_app(base: Path) -> Starlette:
         Route("/lab/{name}", lab),
         Route("/api/lab/{name}", scene),
         Route("/static/{name}", static),
-        *live.routes(base, LINKS, STATIC),
     ]
     handlers = {GradiometerError: _usage, HTTPException: _http, Exception: _failure}
     return Starlette(routes=routes, exception_handlers=handlers)  # pyright: ignore[reportArgumentType]
 
 
-def guarded(base: Path, token: str, address: str, port: int) -> ASGIApp:
+def guarded(token: str, address: str, port: int) -> ASGIApp:
     """The app as it is served.
 
     Args:
-        base: folder that holds run folders.
         token: what the link must hold.
         address: what the server is bound to.
         port: the same.
     """
-    return Guard(create_app(base), token, Hosts(address, port))
+    return Guard(create_app(), token, Hosts(address, port))
 
 
 # ---- answers -----------------------------------------------------------------------------------------------------------
@@ -139,7 +132,7 @@ def _said(request: Request, sentence: str, status: int) -> Response:
 
 
 def _usage(request: Request, error: Exception) -> Response:
-    return _said(request, str(error), 404 if isinstance(error, live.NoSuchRun) else 400)
+    return _said(request, str(error), 400)
 
 
 def _http(request: Request, error: Exception) -> Response:
@@ -183,26 +176,24 @@ def link_of(address: str, port: int, path: str, token: str) -> str:
     return f"http://{host}:{port}{path}{'&' if '?' in path else '?'}{TOKEN}={token}"
 
 
-def serve(base: Path, path: str, *, address: str, port: int, browser: bool, say: Sequence[str] = ()) -> None:
+def serve(path: str, *, address: str, port: int, browser: bool) -> None:
     """Serve until Ctrl-C.
 
     Args:
-        base: folder that holds run folders.
         path: page to open.
         address: what to bind to.
         port: 0 for any free one.
         browser: whether to open a browser.
-        say: lines to print before the link.
     """
     listening = bound(address, port)
     port = listening.getsockname()[1]
     token = new_token()
     link = link_of(address, port, path, token)
     config = uvicorn.Config(
-        guarded(base, token, address, port), log_level="warning", access_log=False, lifespan="off", server_header=False
+        guarded(token, address, port), log_level="warning", access_log=False, lifespan="off", server_header=False
     )
     server = uvicorn.Server(config)
-    print(*say, f"Open {link}", "Ctrl-C ends it.", sep="\n", flush=True)  # noqa: T201
+    print(f"Open {link}", "Ctrl-C ends it.", sep="\n", flush=True)  # noqa: T201
     if browser:
         webbrowser.open(link)
     try:

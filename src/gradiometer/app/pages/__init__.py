@@ -13,7 +13,7 @@ from gradiometer.errors import GradiometerError
 if TYPE_CHECKING:
     from gradiometer.app.scene import LabPage
 
-NAMES: Final = ("descent", "mountains", "depth", "phases", "time", "strategies", "doctor")
+NAMES: Final = ("descent", "mountains", "depth", "strategies", "doctor")
 """Addresses of the pages; the file of a page is named like it and holds its `LabPage` as ``PAGE``."""
 
 
