@@ -14,6 +14,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from gradiometer.app.pages import NAMES as LAB_PAGES
+from gradiometer.app.pages import page as lab_page
 from gradiometer.errors import GradiometerError
 from gradiometer.preflight import PAGES
 from gradiometer.remedies import REMEDIES
@@ -326,6 +328,39 @@ HALVES = ("building", "blind")
 """Of benchmarks/forecast.py: the one that was looked at, and the other."""
 
 
+def cure_table(data: dict[str, Any]) -> str:
+    """Cure rates of theory, chance and a published tool at equal cost."""
+    told = ("proposals", "cured, where a cure is known", "cured, of all", "harmful", "called cured, far from the reference")
+    head = "| " + " | ".join([*told, "cost of a cure, trials", "cures per 100 trials"]) + " |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    for arm, numbers in data["arms"].items():
+        known, every, harmful = (numbers[k] for k in ("cure rate where a cure is known", "cure rate of all", "harmful cures"))
+        of_all = f"{every['hits']} of {every['of']}"
+        unlike = numbers["called cured and still clearly worse than the reference"]
+        cost, per = numbers["median cost of a cure"], numbers["cures per hundred trials"]
+        lines.append(
+            f"| {arm} | {_rate(known)} | {of_all} | {harmful['hits']} of {harmful['of']} | {unlike} | {cost} | {per} |"
+        )
+    return "\n".join(lines)
+
+
+def lab_pages_table() -> str:
+    """The pages of the lab."""
+    rows = [f"| {p.title} | {p.summary} |" for p in map(lab_page, LAB_PAGES)]
+    return "\n".join(["| page | what it shows |", "|---|---|", *rows])
+
+
+def redraw_table(data: dict[str, Any]) -> str:
+    """How long a reader of the lab waits."""
+    facts, opened = data["facts"], data["seconds to the first page"]
+    lines = ["| page | moves | median, ms | lowest | highest | above 150 ms |", "|---|---|---|---|---|---|"]
+    for row in data["pages"]:
+        numbers = (row[key] for key in ("page", "moves", "median", "min", "max", "over the aim"))
+        lines.append("| " + " | ".join(str(n) for n in numbers) + " |")
+    where = f"{facts['cores']} cores at a load of {facts['load']}"
+    return "\n".join([*lines, "", f"On {where}. The first page of a fresh server is there after {opened[0]:.2f} s."])
+
+
 def forecast_readme_table(data: dict[str, Any]) -> str:
     """Benchmark results of benchmarks/forecast.py in one line a half."""
     rows = [
@@ -489,6 +524,8 @@ def _forecast_halves(data: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 def filled(text: str) -> str:
     """A page with its tables filled in."""
     tables = {"rules": rules_table(), "remedies": remedies_table()}
+    if "<!-- pages" in text:
+        tables["pages"] = lab_pages_table()
     if "<!-- theory" in text:
         tables |= {
             "theory edge": theory_edge_table(),
@@ -507,6 +544,8 @@ def filled(text: str) -> str:
         ("trainable_depth", trainable_depth_table, "trainable_depth"),
         ("trainable_depth reading", trainable_depth_reading, "trainable_depth"),
         ("depth", depth_table, "depth"),
+        ("cure rates", cure_table, "cure"),
+        ("redraw", redraw_table, "lab"),
         ("forecast readme", forecast_readme_table, "forecast"),
         ("forecast calibration", forecast_calibration_table, "forecast"),
         ("forecast groups", forecast_groups_table, "forecast"),
@@ -532,6 +571,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "theory.md",
         ROOT / "docs" / "error-rates.md",
         ROOT / "docs" / "cure.md",
+        ROOT / "docs" / "lab.md",
     )
     rules = {ROOT / "docs" / "rules" / f"{name}.md": rule_page(name, doc) for name, doc in RULE_TEXTS.items()}
     remedies = {ROOT / "docs" / "remedies" / f"{remedy.name}.md": remedy_page(remedy) for remedy in REMEDIES}

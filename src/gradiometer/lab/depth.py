@@ -1,9 +1,9 @@
 """Signals and gradients along depth: real random networks beside the theory of wide ones.
 
-A layer turns pre-activations h into W phi(h) + b, W_ij ~ N(0, sigma_w^2 / width), b ~ N(0, sigma_b^2). A
-normalisation follows it (`Norm`); with a skip connection the layer reads the normalised stream and adds to it, h + W phi(norm(h)) + b
-(He et al. 2016). Many networks are followed at once, their weights stacked; `sample` measures, `expect` computes what mean-field
-theory says (Poole et al. 2016, Schoenholz et al. 2017; finite width: Hanin & Nica 2020; batch normalisation: Yang et al. 2019).
+A layer turns pre-activations h into W phi(h) + b, W_ij ~ N(0, sigma_w^2 / width), b ~ N(0, sigma_b^2). A normalisation
+follows it (`Norm`); with a skip connection the layer reads the normalised stream and adds to it, h + W phi(norm(h)) + b
+(He et al. 2016). Many networks are followed at once, their weights stacked; `sample` measures, `expect` computes what theory
+says (Poole et al. 2016, Schoenholz et al. 2017; finite width: Hanin & Nica 2020; batch normalisation: Yang et al. 2019).
 """
 
 from __future__ import annotations
