@@ -239,6 +239,7 @@
     reveal();
   });
   document.getElementById("skip").addEventListener("click", reveal);
+  document.getElementById("skip").disabled = false; // not before it does something: plotly.js takes a while to load
 
   // ---- begin -----------------------------------------------------------------------------------------------------
 
